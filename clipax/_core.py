@@ -1,0 +1,183 @@
+"""The one equation: measure -> norm -> threshold -> rule -> factor.
+
+`clip_by` puts the three parts together; every named clipper is one call of it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from clipax import _validate, rules
+from clipax._scale import scale
+from clipax._state import ClipState, initial_metrics
+from clipax._trees import is_measured, where_groups
+from clipax.measures import Measure, Norms
+from clipax.rules import Rule
+from clipax.thresholds import Threshold, ThresholdPolicy, as_policy
+
+
+def clip_by(
+    measure: Measure,
+    threshold: Threshold,
+    rule: Rule = rules.rescale,
+    *,
+    nonfinite: str = "propagate",
+    name: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Build a clipper from a measure, a threshold and a rule.
+
+    `phi = rule(n, tau)` and `g <- phi g` for every group g with norm `n = measure(g)`.
+
+    Args:
+        measure: what the groups are and how large they are, from `clipax.measures`.
+        threshold: a number >= 0, a schedule of the step, or a policy from `clipax.thresholds`.
+        rule: `(norm, threshold) -> factor`, from `clipax.rules` or your own.
+        nonfinite: what becomes of a group whose norm is NaN or infinite. `"propagate"`: all of it
+            becomes NaN. `"zero"`: all of it becomes zero. `"sanitize"`: its non-finite entries
+            become zero and the rest is clipped, at the price of a second look at every gradient.
+            In each case the threshold's state of that group stays as it was.
+        name: the prefix of the keys that `clipax.metrics` gives.
+
+    Returns:
+        A gradient transformation. Its updates keep the dtypes of the gradient, and a group within
+        its threshold is unchanged to the bit. It needs `params` only if the threshold does.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if the threshold is negative or NaN, or `nonfinite` is unknown.
+
+    Example:
+        >>> clipper = clipax.clip_by(clipax.measures.per_leaf(), 1.0, clipax.rules.skip)
+        >>> clipax.clip([jnp.array([3.0, 4.0]), jnp.array([0.5])], clipper)[0]
+        [Array([0., 0.], dtype=float32), Array([0.5], dtype=float32)]
+
+    References:
+        Pascanu, Mikolov, Bengio, *On the difficulty of training recurrent neural networks*, 2013,
+        https://arxiv.org/abs/1211.5063
+    """
+    if not isinstance(measure, Measure):
+        raise TypeError(f"`measure` must be a clipax Measure, got {_validate.shown(measure)}")
+    if not callable(rule):
+        raise TypeError(f"`rule` must be a function, got {_validate.shown(rule)}")
+    policy = as_policy("threshold", threshold)
+    _validate.options(nonfinite, name)
+    scalar = not isinstance(threshold, ThresholdPolicy)
+
+    scalar = not isinstance(threshold, ThresholdPolicy)
+
+    def init_fn(params: optax.Params) -> ClipState:
+        return initial_state(measure, policy, params, name, scalar=scalar)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        norms = measure.norms(updates)
+        context = {**extra_args, "step": state.step}
+        norms_of = functools.partial(parameter_norms, measure, params, name)
+        thresholds, policy_state = follow(policy, norms, state.policy, norms_of, context)
+        clean = norms
+        if nonfinite == "sanitize":
+            updates = jax.tree.map(_without_nonfinite, updates)
+            clean = measure.norms(updates)
+        updates, metrics = scale(
+            rule, nonfinite, updates, (norms, clean), thresholds, state.metrics
+        )
+        return updates, ClipState(optax.safe_increment(state.step), policy_state, metrics)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def initial_state(
+    measure: Measure,
+    policy: ThresholdPolicy,
+    params: optax.Params,
+    name: str | None,
+    *,
+    scalar: bool,
+) -> ClipState:
+    """The state of a clipper before its first update; `scalar`: it has one threshold for all."""
+    norms, treedef = jax.tree.flatten(measure.init(params).values)
+    states = [policy.init(norm) for norm in norms]
+    metrics = initial_metrics(norms, name, observed=measure.observed, scalar=scalar)
+    return ClipState(jnp.zeros((), jnp.int32), _joined(policy, states, treedef), metrics)
+
+
+def follow(
+    policy: ThresholdPolicy,
+    norms: Norms,
+    policy_state: Any,
+    norms_of_parameters: Callable[[], Any],
+    context: dict[str, Any],
+) -> tuple[Any, Any]:
+    """The thresholds for the norms, none of them negative, and the policy's next state.
+
+    The state of a group whose norm is not finite stays as it was, whatever the policy made of it.
+
+    Args:
+        policy: the policy.
+        norms: the norms of the gradient.
+        policy_state: the state of the policy.
+        norms_of_parameters: gives those of the parameters, in a tree like that of `norms`.
+        context: the step and the extra arguments, which the policy receives.
+    """
+    arrays, treedef = jax.tree.flatten(norms.values)
+    thresholds, states = [], []
+    for i, (norm, old) in enumerate(zip(arrays, _apart(policy, policy_state, norms), strict=True)):
+        _check_groups(norm, old)
+        given = {**context, "param_norm": lambda i=i: jax.tree.leaves(norms_of_parameters())[i]}
+        threshold, new = policy.update(norm, old, **given)
+        thresholds.append(jnp.maximum(jnp.asarray(threshold).astype(norm.dtype), 0))
+        states.append(where_groups(jnp.isfinite(norm), new, old))
+    return treedef.unflatten(thresholds), _joined(policy, states, treedef)
+
+
+# For groups inside leaves a policy serves each leaf by itself, and its state is stored with a tree
+# like the gradient in place of each array, so that optax knows it for something shaped like the
+# parameters. For groups of whole leaves that tree is a single array, and nothing changes.
+
+
+def _joined(policy: ThresholdPolicy, states: list[Any], treedef: Any) -> Any:
+    if not states:
+        states = [jax.eval_shape(policy.init, jax.ShapeDtypeStruct((), jnp.float32))]
+        return jax.tree.map(lambda _: treedef.unflatten(()), states[0])
+    return jax.tree.map(lambda *leaves: treedef.unflatten(leaves), *states)
+
+
+def _apart(policy: ThresholdPolicy, joined: Any, norms: Norms) -> list[Any]:
+    arrays, treedef = jax.tree.flatten(norms.values)
+    if jax.tree_util.treedef_is_leaf(treedef):
+        return [joined]
+    single = jax.eval_shape(policy.init, jax.ShapeDtypeStruct((), jnp.float32))
+    single = jax.tree.structure(single)
+    try:
+        columns = [treedef.flatten_up_to(tree) for tree in single.flatten_up_to(joined)]
+    except ValueError as error:
+        raise ValueError(_OTHER_TREE.format(treedef, jax.tree.structure(joined))) from error
+    return [single.unflatten(column[i] for column in columns) for i in range(len(arrays))]
+
+
+_OTHER_TREE = "the gradient must have the structure of the tree given to `init`, got {} for {}"
+
+
+def _check_groups(norm: Array, policy_state: Any) -> None:
+    for leaf in jax.tree.leaves(policy_state):
+        groups = leaf.shape[leaf.ndim - norm.ndim :]
+        if groups != norm.shape:
+            raise ValueError(_OTHER_TREE.format(f"norms of shape {norm.shape}", f"{groups}"))
+
+
+def parameter_norms(measure: Measure, params: optax.Params | None, name: str | None) -> Any:
+    """The norms of the parameters, for a policy that is relative to them."""
+    if params is None:
+        raise ValueError(
+            f"{name or 'this clipper'} has a threshold relative to the parameters: "
+            "call `update(updates, state, params)`"
+        )
+    return measure.norms(params).values
+
+
+def _without_nonfinite(leaf: Any) -> Any:
+    return jnp.where(jnp.isfinite(leaf), leaf, 0) if is_measured(leaf) else leaf

@@ -1,0 +1,250 @@
+"""Norms of groups of arrays that neither overflow nor underflow: the numerics of `measures`.
+
+A norm is computed the plain way, in at least float32. Only where a plain sum of squares left the
+range in which it is exact is it computed once more, with every entry times a power of two chosen
+from that sum. The second look is one scalar `lax.cond`, also under `vmap`, and costs nothing when
+it is not taken.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.custom_batching import custom_vmap
+
+
+class Norm(NamedTuple):
+    """The vector norm `(sum |x|^p)^(1/p)`; of the mean instead of the sum where `mean` is set."""
+
+    p: float
+    mean: bool = False
+
+
+class Layout(NamedTuple):
+    """How a list of arrays falls into groups: all that is static about one measurement.
+
+    Attributes:
+        groups: the group of each array; `None` where every array holds groups of its own.
+        size: the number of groups of whole arrays.
+        axes: for groups inside arrays, the axes of each array that one group spans.
+        names: for each array the mapped axes over which its pieces lie.
+        batch: the number of leading axes that are a batch, with norms for each of its entries.
+    """
+
+    groups: tuple[int, ...] | None
+    size: int
+    axes: tuple[tuple[int, ...], ...]
+    names: tuple[tuple[str, ...], ...]
+    batch: int = 0
+
+
+class _Range(NamedTuple):
+    smallest: float  # a sum of squares below it may have lost entries that flushed to zero
+    exponent: int  # 2^exponent brings every entry back from below, 2^-exponent from above
+
+
+# A flushed square is below 2^-126 (float64: 2^-1022). Against `smallest`, 2^38 (2^69) of them stay
+# below the last digit of the sum.
+_RANGES = {"float32": _Range(2.0**-64, 66), "float64": _Range(2.0**-900, 542)}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def group_norms(norm: Norm, layout: Layout, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Returns one vector of norms; for groups inside arrays one array each, with its axes kept.
+
+    The `jit` is for eager callers: without it `lax.cond` would compile at every call.
+    """
+    return _norms(norm, layout, arrays)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _norms(norm: Norm, layout: Layout, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    arrays = tuple(_kept_narrow(x) for x in arrays)
+    if norm.p in (1, math.inf):
+        return _plain(norm, layout, arrays)
+    if norm.p != 2:
+        return _over_maximum(norm, layout, arrays)
+    if any(layout.names):  # a collective must see its mapped axis: no batching rule around it
+        return _checked(norm, layout, arrays)
+    return _checked_in_batches(norm, layout)(*arrays)
+
+
+@_norms.defjvp
+def _norms_jvp(norm, layout, primals, tangents):
+    """Differentiates the plain formula at `x / ||x||`: it is safe there, and has the same slope."""
+    (arrays,), (tangents,) = primals, tangents
+    values = _norms(norm, layout, arrays)
+    units = _divided(layout, arrays, [lax.stop_gradient(_divisor(n)) for n in values])
+    plain = functools.partial(_plain, norm, layout)
+    return values, jax.jvp(plain, (units,), (_wide(layout, tangents),))[1]
+
+
+def _checked_in_batches(norm: Norm, layout: Layout) -> Callable[..., tuple[Array, ...]]:
+    """`_checked` with a batching rule: by itself `vmap` turns `cond` into a `select` of both."""
+
+    @custom_vmap
+    def checked(*arrays):
+        return _checked(norm, layout, arrays)
+
+    @checked.def_vmap
+    def _(axis_size, in_batched, *arrays):
+        stacked = (
+            x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+            for x, batched in zip(arrays, in_batched, strict=True)
+        )
+        values = _checked_in_batches(norm, layout._replace(batch=layout.batch + 1))(*stacked)
+        return values, tuple(True for _ in values)
+
+    return checked
+
+
+def _checked(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array, ...]:
+    """The norm from the sums of squares; from rescaled entries where a sum left its range."""
+    sums = _power_sums(2, layout, arrays)
+    plain = _roots(norm, layout, arrays, sums)
+    if all(x.dtype == jnp.float16 for x in arrays):  # its squares cannot leave the range
+        return plain
+    lost = tuple((s < _RANGES[s.dtype.name].smallest) | (s == jnp.inf) for s in sums)
+    return lax.cond(
+        functools.reduce(jnp.logical_or, [jnp.any(b) for b in lost]),
+        lambda: _rescaled(norm, layout, arrays, sums, lost, plain),
+        lambda: plain,
+    )
+
+
+def _rescaled(norm, layout, arrays, sums, lost, plain) -> tuple[Array, ...]:
+    """The norms where `lost`, of entries over 2^k or 2^-k, whichever the sum asks for."""
+    counts = _counts(layout, arrays)
+    spare = math.ceil(math.log2(max(np.max(c, initial=1) for c in counts)) / 2) if norm.mean else 0
+
+    def divisor(s: Array, b: Array) -> Array:
+        k = _RANGES[s.dtype.name].exponent
+        needed = jnp.where(s == jnp.inf, 2.0 ** (k + spare), 2.0**-k)
+        return jnp.where(b, needed, 1).astype(s.dtype)
+
+    divisors = tuple(divisor(s, b) for s, b in zip(sums, lost, strict=True))
+    quotients = _plain(norm, layout, _divided(layout, arrays, divisors))
+    return tuple(
+        jnp.where(b, q * d, n) for b, q, d, n in zip(lost, quotients, divisors, plain, strict=True)
+    )
+
+
+def _over_maximum(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array, ...]:
+    """The norm of `x / max|x|`, times the maximum: for powers that have no safe range."""
+    maxima = tuple(_divisor(m) for m in _plain(Norm(math.inf), layout, arrays))
+    # The root is taken in two halves: m * s^(1/p) may be representable where s^(1/p) is not.
+    halved = norm._replace(p=2 * norm.p)
+    sums = _power_sums(norm.p, layout, _divided(layout, arrays, maxima))
+    halves = _roots(halved, layout, arrays, sums)
+    return tuple(m * h * h for m, h in zip(maxima, halves, strict=True))
+
+
+def _plain(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array, ...]:
+    """The formula as it stands, with derivatives that are finite at zero."""
+    if norm.p != math.inf:
+        return _roots(norm, layout, arrays, _power_sums(norm.p, layout, arrays))
+    entries = [abs(x) for x in _wide(layout, arrays)]
+    return _reduced(layout, entries, jnp.max, lax.pmax)
+
+
+def _power_sums(p: float, layout: Layout, arrays: Sequence[Array]) -> tuple[Array, ...]:
+    """`sum |x|^p` of every group."""
+    return _reduced(layout, [_power(x, p) for x in _wide(layout, arrays)], jnp.sum, lax.psum)
+
+
+def _power(x: Array, p: float) -> Array:
+    if p == 1:
+        return abs(x)
+    if p == 2:
+        return x * x
+    return jnp.where(x == 0, 0, jnp.where(x == 0, 1, abs(x)) ** p)
+
+
+def _roots(norm: Norm, layout: Layout, arrays, sums) -> tuple[Array, ...]:
+    """`(s / count)^(1/p)`, the count being 1 unless the norm is a mean."""
+    if norm.mean:
+        counts = _counts(layout, arrays)
+        sums = tuple(s / np.asarray(c, s.dtype) for s, c in zip(sums, counts, strict=True))
+    return tuple(_root(s, norm.p) for s in sums)
+
+
+def _root(s: Array, p: float) -> Array:
+    if p == 1:
+        return s
+    nonzero = jnp.where(s == 0, 1, s)  # `s == 0` and not `s > 0`, which would lose NaN
+    return jnp.where(s == 0, 0, jnp.sqrt(nonzero) if p == 2 else nonzero ** (1 / p))
+
+
+def _reduced(layout, entries, reduce, collective) -> tuple[Array, ...]:
+    """Reduces the entries of each group, with one collective for each set of mapped axes."""
+    if layout.groups is None:
+        return tuple(
+            _across(reduce(x, axis=_axes(layout, i), keepdims=True, initial=0), names, collective)
+            for i, (x, names) in enumerate(zip(entries, layout.names, strict=True))
+        )
+    parts = [reduce(x, axis=tuple(range(layout.batch, x.ndim)), initial=0) for x in entries]
+    vectors = []
+    for names in sorted(set(layout.names)):
+        members = [[jnp.zeros_like(parts[0])] for _ in range(layout.size)]
+        for part, group, own in zip(parts, layout.groups, layout.names, strict=True):
+            if own == names:
+                members[group].append(part)
+        vector = jnp.stack([_joined(m, reduce) for m in members], axis=-1)
+        vectors.append(_across(vector, names, collective))
+    return (_joined(vectors, reduce),)
+
+
+def _joined(parts: list[Array], reduce: Callable) -> Array:
+    return parts[-1] if len(parts) <= 2 else reduce(jnp.stack(parts), axis=0)
+
+
+def _across(x: Array, names: tuple[str, ...], collective: Callable) -> Array:
+    return collective(x, names) if names else x
+
+
+def _axes(layout: Layout, i: int) -> tuple[int, ...]:
+    return tuple(layout.batch + axis for axis in layout.axes[i])
+
+
+def _counts(layout: Layout, arrays: Sequence[Array]) -> tuple[np.ndarray | int, ...]:
+    """The number of entries of each group, pieces on other devices included; known when traced."""
+    copies = [lax.psum(1, names) if names else 1 for names in layout.names]
+    if layout.groups is None:
+        spans = [[x.shape[a] for a in _axes(layout, i)] for i, x in enumerate(arrays)]
+        return tuple(max(1, math.prod(s) * c) for s, c in zip(spans, copies, strict=True))
+    sizes = [math.prod(x.shape[layout.batch :]) * c for x, c in zip(arrays, copies, strict=True)]
+    return (np.maximum(1, np.bincount(layout.groups, sizes, minlength=layout.size)),)
+
+
+def _divided(layout: Layout, arrays: Sequence[Array], divisors: Sequence[Array]) -> list[Array]:
+    """Every array over the divisor of its group."""
+    wide = _wide(layout, arrays)
+    if layout.groups is None:
+        return [x / d for x, d in zip(wide, divisors, strict=True)]
+    (vector,) = divisors
+    return [
+        x / jnp.expand_dims(vector[..., group], tuple(range(layout.batch, x.ndim)))
+        for x, group in zip(wide, layout.groups, strict=True)
+    ]
+
+
+def _divisor(n: Array) -> Array:
+    return jnp.where((n > 0) & (n < jnp.inf), n, 1)
+
+
+def _wide(layout: Layout, arrays: Sequence[Array]) -> list[Array]:
+    """The arrays in the dtype of their norms: float32, or float64 where there is some."""
+    wide = [jnp.promote_types(x.dtype, jnp.float32) for x in arrays]
+    if layout.groups is not None:  # one vector has one dtype
+        wide = [functools.reduce(jnp.promote_types, wide)] * len(wide)
+    return [x.astype(dtype) for x, dtype in zip(arrays, wide, strict=True)]
+
+
+def _kept_narrow(x: Array) -> Array:
+    """Hides that `x` is used again, so that no wide copy of a 16-bit array is kept for it."""
+    return lax.optimization_barrier(x) if x.dtype.itemsize == 2 else x

@@ -1,0 +1,117 @@
+"""What a clipper did: metrics out of an optimizer's state, and clipping without an optimizer."""
+
+import collections
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.tree_util import SequenceKey
+
+from clipax import _validate
+from clipax._state import ClipState
+
+
+def metrics(opt_state: Any) -> dict[str, Array]:
+    """Read from an optimizer's state what its clippers did at the last step.
+
+    Args:
+        opt_state: any nested state of optax, with any number of clippers in it.
+
+    Returns:
+        A dict of scalars, `{}` if there is no clipper:
+
+        * `norm`: the largest norm of a group before clipping
+        * `threshold`: the threshold of that group
+        * `factor`: the smallest factor of a group
+        * `clipped`: the share of groups with a factor below 1
+        * `clip_rate`: the share of the steps so far at which any group was clipped
+        * `nonfinite`: the number of steps so far at which a norm was not finite
+
+        Clippers whose groups are single entries (`value`, `per_element`) keep only `threshold`, and
+        that if it is one number: the rest would cost another pass over the gradient. The keys are
+        plain for a single clipper without a name. Otherwise they are `"<name>/norm"` and so on,
+        or `"<position>/norm"`, the position being the indices of the enclosing chains, or the
+        names that `optax.named_chain` gave, joined by `/`; a name that occurs twice has its
+        position before it. A state that was made under `vmap` gives arrays.
+
+    Example:
+        >>> optimizer = optax.chain(clipax.global_norm(1.0), optax.adam(1e-3))
+        >>> params = {"w": jnp.zeros(2)}
+        >>> _, state = optimizer.update({"w": jnp.array([3.0, 4.0])}, optimizer.init(params))
+        >>> {key: round(float(value), 3) for key, value in clipax.metrics(state).items()}
+        {'norm': 5.0, 'threshold': 1.0, 'factor': 0.2, 'clipped': 1.0, 'clip_rate': 1.0, 'nonfinite': 0.0}
+    """
+    found = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=_is_clipper)[0]
+    clippers = [(_position(path), _name(s), s) for path, s in found if _is_clipper(s)]
+    if len(clippers) == 1 and clippers[0][1] is None:
+        return _read(clippers[0][2])
+    times = collections.Counter(name for _, name, _ in clippers)
+    result = {}
+    for position, name, state in clippers:
+        if name is None:
+            prefix = position
+        else:
+            prefix = name if times[name] == 1 else f"{position}/{name}"
+        result |= {f"{prefix}/{key}": value for key, value in _read(state).items()}
+    return result
+
+
+def clip(
+    updates: optax.Updates,
+    clipper: optax.GradientTransformation,
+    params: optax.Params | None = None,
+) -> tuple[optax.Updates, dict[str, Array]]:
+    """Clip once, without an optimizer and without a state.
+
+    Args:
+        updates: a gradient.
+        clipper: any clipper. One that adapts starts anew at each call and so uses what its
+            docstring says of its first step.
+        params: the parameters, for clippers that need them.
+
+    Returns:
+        The clipped gradient and the metrics, see `clipax.metrics`.
+
+    Raises:
+        TypeError: if `clipper` is not a gradient transformation.
+
+    Example:
+        >>> clipped, metrics = clipax.clip([jnp.array([3.0, 4.0])], clipax.global_norm(2.5))
+        >>> clipped, metrics["norm"]
+        ([Array([1.4999996, 1.9999995], dtype=float32)], Array(5., dtype=float32))
+    """
+    if not isinstance(clipper, optax.GradientTransformation):
+        raise TypeError(
+            "`clipper` must be a clipper such as clipax.global_norm(1.0), got "
+            f"{_validate.shown(clipper)}"
+        )
+    state = clipper.init(updates if params is None else params)
+    updates, state = optax.with_extra_args_support(clipper).update(updates, state, params)
+    return updates, metrics(state)
+
+
+def _is_clipper(node: Any) -> bool:
+    return isinstance(node, ClipState)
+
+
+def _name(state: ClipState) -> str | None:
+    return next(iter(state.metrics)) if isinstance(state.metrics, dict) else None
+
+
+def _position(path: tuple) -> str:
+    keys = (k.idx if isinstance(k, SequenceKey) else getattr(k, "key", None) for k in path)
+    return "/".join(str(key) for key in keys if key is not None)
+
+
+def _read(state: ClipState) -> dict[str, Array]:
+    kept = state.metrics
+    if isinstance(kept, dict):
+        (kept,) = kept.values()
+    values = kept._asdict()
+    steps, clipped_steps = state.step, values.pop("clipped_steps")
+    if clipped_steps is not None:
+        rate = clipped_steps / jnp.maximum(steps, 1)
+        values = {**values, "clip_rate": rate, "nonfinite": values.pop("nonfinite")}
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,122 @@
+"""Multiplies every group of the gradient by its factor."""
+
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from clipax._state import observe
+from clipax._trees import is_measured
+from clipax.measures import Norms
+from clipax.rules import Rule
+
+
+class _Static(NamedTuple):
+    rule: Rule
+    nonfinite: str
+    groups: tuple[int, ...] | None  # of the measured leaves
+
+
+def scale(
+    rule: Rule,
+    nonfinite: str,
+    updates: optax.Updates,
+    norms: tuple[Norms, Norms],
+    thresholds: Any,
+    metrics: Any,
+) -> tuple[optax.Updates, Any]:
+    """Returns the clipped updates and the metrics.
+
+    Args:
+        rule: `(norm, threshold) -> factor`.
+        nonfinite: see `clip_by`.
+        updates: the gradient, without its non-finite entries if it is to be sanitized.
+        norms: of the gradient as it came, and of `updates`.
+        thresholds: shaped like the norms, or scalars in their place.
+        metrics: those of the last step.
+    """
+    leaves, treedef = jax.tree.flatten(updates)
+    measured = [is_measured(x) for x in leaves]
+    raw, clean = norms
+    groups = None
+    if raw.groups is not None:
+        groups = tuple(i for i in raw.groups if i is not None)
+
+    def arrays(values: Any) -> list[Array]:
+        return [values] if groups is not None else list(_only(jax.tree.leaves(values), measured))
+
+    scaled, metrics = _scaled(
+        _Static(rule, nonfinite, groups),
+        list(_only(leaves, measured)),
+        arrays(raw.values),
+        arrays(clean.values),
+        arrays(thresholds),
+        metrics,
+    )
+    rest = iter(scaled)
+    leaves = [next(rest) if m else x for x, m in zip(leaves, measured, strict=True)]
+    return jax.tree.unflatten(treedef, leaves), metrics
+
+
+_only = itertools.compress
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple[list[Array], Any]:
+    """`scale` for arrays only. The `jit` makes one dispatch of it for eager callers."""
+    factors, powers = [], []
+    for norm, cleaned, threshold in zip(norms, clean, thresholds, strict=True):
+        factor, power = _factor(static.rule, cleaned, threshold)
+        if static.nonfinite != "sanitize":
+            lost = 0 if static.nonfinite == "zero" else jnp.nan
+            factor = jnp.where(jnp.isfinite(norm), factor, lost)
+        factors.append(factor)
+        powers.append(power)
+    metrics = observe(metrics, norms, thresholds, [f * p for f, p in zip(factors, powers, strict=True)])
+    if static.groups is not None:  # keeps the compiler from fusing hundreds of leaves with the rule
+        factors, powers = lax.optimization_barrier((factors, powers))
+    multiply = functools.partial(_multiplied, zero_is_final=static.nonfinite == "zero")
+    if static.groups is None:
+        return [*map(multiply, leaves, factors, powers)], metrics
+    (factor,), (power,) = factors, powers
+    return [multiply(x, factor[i], power[i]) for x, i in zip(leaves, static.groups, strict=True)], metrics
+
+
+# A factor below the smallest normal number would flush to zero and take the gradient with it. The
+# gradient is then multiplied by 2^-96 first. With n / tau above 2^122, a norm times 2^-96 is still
+# far above tau, and every rule has its limit: tau / n, or 0, or a floor that never gets here.
+_FAR, _FIRST, _TINY = 2.0**-122, 2.0**-96, 2.0**-100
+
+
+def _factor(rule: Rule, norm: Array, threshold: Array) -> tuple[Array, Array]:
+    """The factor, and the power of two by which to multiply before."""
+
+    def at(n: Array) -> Array:
+        return jnp.broadcast_to(rule(n, threshold), n.shape).astype(n.dtype)
+
+    factor = at(norm)
+    far = (norm * _FAR > threshold) & (factor < _TINY)
+    power = jnp.where(far, _FIRST, 1).astype(norm.dtype)
+    return jnp.where(far, at(norm * _FIRST), factor), power
+
+
+def _multiplied(x: Any, factor: Array, power: Array, *, zero_is_final: bool) -> Array:
+    """`power * factor * x` in the dtype of x; x itself, with no copy, where that is 1."""
+    x = jnp.asarray(x)
+    wide = jnp.promote_types(x.dtype, factor.dtype)
+    product = x.astype(wide) * power.astype(wide) * factor.astype(wide)
+    if zero_is_final:  # 0 times NaN is not zero
+        product = jnp.where(factor == 0, jnp.zeros_like(product), product)
+    unchanged = factor == 1
+    if factor.ndim:
+        unchanged = jnp.broadcast_to(unchanged, x.shape)
+    return like(x, lax.select(unchanged, x, product.astype(x.dtype)))
+
+
+def like(x: Array, result: Array) -> Array:
+    """Makes `result` weakly typed if x is: assignment is the one public operation that does."""
+    return x.at[...].set(result) if jax.typeof(x).weak_type else result

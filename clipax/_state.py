@@ -1,0 +1,101 @@
+"""The state of a clipper and what it observes of itself."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+
+class Metrics(NamedTuple):
+    """What a clipper did at its last step, and how often so far; read by `clipax.metrics`.
+
+    A field is `None` where keeping it would cost another pass over the gradient.
+
+    Attributes:
+        norm: the largest norm of a group before clipping.
+        threshold: the threshold of that group.
+        factor: the smallest factor of a group.
+        clipped: the share of groups with a factor below 1.
+        clipped_steps: the number of steps at which any group was clipped.
+        nonfinite: the number of steps at which any norm was not finite.
+    """
+
+    norm: Array | None
+    threshold: Array | None
+    factor: Array | None
+    clipped: Array | None
+    clipped_steps: Array | None
+    nonfinite: Array | None
+
+
+class ClipState(NamedTuple):
+    """State of a clipper.
+
+    Attributes:
+        step: the number of updates so far.
+        policy: the state of the threshold.
+        metrics: a `Metrics`, or `{name: Metrics}` for a clipper with a name, so that the name is
+            part of the structure of the state and every leaf of it is an array.
+    """
+
+    step: Array
+    policy: Any
+    metrics: Any
+
+
+def initial_metrics(norms: list[Array], name: str | None, *, observed: bool, scalar: bool) -> Any:
+    """The metrics before the first step.
+
+    Args:
+        norms: zeros in place of the norms.
+        name: the name of the clipper.
+        observed: whether the norms are few enough to be looked at.
+        scalar: whether the threshold is one number for all groups, and so free to keep.
+    """
+    dtype = functools.reduce(jnp.promote_types, [n.dtype for n in norms], jnp.dtype("float32"))
+    zero, infinite, one = (jnp.asarray(x, dtype) for x in (0, jnp.inf, 1))
+    none = jnp.zeros((), jnp.int32)
+    metrics = Metrics(None, infinite if scalar else None, None, None, None, None)
+    if observed:
+        metrics = Metrics(zero, infinite, one, zero, none, none)
+    return metrics if name is None else {name: metrics}
+
+
+def observe(old: Any, norms: list[Array], thresholds: list[Array], factors: list[Array]) -> Any:
+    """The metrics after a step. The three lists have one array for each array of norms."""
+    if isinstance(old, dict):
+        return {name: observe(kept, norms, thresholds, factors) for name, kept in old.items()}
+    size = sum(n.size for n in norms)
+    if size == 0:
+        return old
+    if old.norm is None:
+        kept = None if old.threshold is None else thresholds[0].astype(old.threshold.dtype)
+        return old._replace(threshold=kept)
+    largest = _over_all(jnp.max, norms)
+    at_largest = [
+        jnp.where((n == largest) | jnp.isnan(n), t, 0)
+        for n, t in zip(norms, thresholds, strict=True)
+    ]
+    clipped = _over_all(jnp.sum, [f < 1 for f in factors])
+    nonfinite = _over_all(jnp.any, [~jnp.isfinite(n) for n in norms])
+    new = Metrics(
+        norm=largest,
+        threshold=_over_all(jnp.max, at_largest),
+        factor=_over_all(jnp.min, factors),
+        clipped=clipped / size,
+        clipped_steps=_counted(old.clipped_steps, clipped > 0),
+        nonfinite=_counted(old.nonfinite, nonfinite),
+    )
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
+
+
+def _over_all(reduce, arrays: list[Array]) -> Array:
+    parts = [reduce(x) for x in arrays if x.size]
+    return parts[0] if len(parts) == 1 else reduce(jnp.stack(parts))
+
+
+def _counted(count: Array, event: Array) -> Array:
+    return jnp.where(event, optax.safe_increment(count), count)

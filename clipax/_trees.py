@@ -1,0 +1,109 @@
+"""What a measure has to know of the leaves of a tree: their kind, parents, labels, mapped axes."""
+
+import collections
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.tree_util import FlattenedIndexKey, GetAttrKey, SequenceKey
+
+
+def is_measured(leaf: Any) -> bool:
+    """Whether a leaf has a norm: floating-point and complex leaves do."""
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    return jnp.issubdtype(dtype, jnp.inexact)
+
+
+def for_each_leaf(argument: str, value: Any, tree: Any) -> list[Any]:
+    """Spreads `value`, a prefix tree or a function of the path, over the leaves of `tree`.
+
+    Raises:
+        ValueError: if it is a tree that is no prefix; `argument` is its name in the message.
+    """
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    if not paths:
+        return []
+    if callable(value):
+        return [value(jax.tree_util.keystr(p, simple=True, separator="/")) for p in paths]
+    try:
+        return jax.tree.leaves(jax.tree.broadcast(value, tree))
+    except ValueError as error:
+        found, wanted = jax.tree.structure(value), jax.tree.structure(tree)
+        raise ValueError(
+            f"`{argument}` must be a prefix of the gradient's tree or a function of the path of a "
+            f"leaf, got {found} for {wanted}"
+        ) from error
+
+
+def layer_of_each_leaf(tree: Any) -> list[Hashable]:
+    """The path of the parent of every leaf; of the leaf itself where the root is its list."""
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    leaves_below = collections.Counter(path[:n] for path in paths for n in range(len(path)))
+
+    def layer(path: tuple) -> tuple:
+        if path and _is_box(path[-1]) and leaves_below[path[:-1]] == 1:
+            path = path[:-1]
+        in_root_list = len(path) == 1 and isinstance(path[0], SequenceKey)
+        return path if in_root_list else path[:-1]
+
+    return [layer(path) for path in paths]
+
+
+def _is_box(key: Any) -> bool:
+    """Whether a path may end in `key` because its array is boxed, as NNX and Linen do."""
+    if isinstance(key, GetAttrKey):
+        return key.name in ("value", "raw_value")
+    return isinstance(key, FlattenedIndexKey)
+
+
+def mapped_names(tree: Any, axis_name: Any, replicated: Any) -> tuple[tuple[str, ...], ...]:
+    """For every measured leaf those of the mapped axes `axis_name` over which it is spread.
+
+    A leaf is spread over an axis if its type varies over it. Where types do not tell (`pmap`,
+    `vmap`, `shard_map` with `check_vma=False`), it is unless `replicated` says otherwise.
+    """
+    leaves = jax.tree.leaves(tree)
+    names = _as_names(axis_name)
+    told = [False] * len(leaves)
+    if replicated is not None:
+        told = for_each_leaf("replicated", replicated, tree)
+    tracked = [name for name in names if name in _varying(_axis_index(name))]
+
+    def spread(leaf: Any, same: bool) -> tuple[str, ...]:
+        return tuple(n for n in names if (n in _varying(leaf) if n in tracked else not same))
+
+    return tuple(spread(x, same) for x, same in zip(leaves, told, strict=True) if is_measured(x))
+
+
+def _as_names(axis_name: Any) -> Sequence[Any]:
+    if axis_name is None:
+        return ()
+    return tuple(axis_name) if isinstance(axis_name, (tuple, list)) else (axis_name,)
+
+
+def _axis_index(name: Any) -> Any:
+    try:
+        return lax.axis_index(name)
+    except NameError as error:
+        raise ValueError(
+            f"`axis_name` must be bound by the `shard_map`, `pmap` or `vmap` around the update, "
+            f"got {name!r}, which is not"
+        ) from error
+
+
+def _varying(x: Any) -> frozenset:
+    """The mapped axes over which `x` is known to vary."""
+    kind = jax.typeof(x)
+    manual = getattr(kind, "manual_axis_type", None)
+    return manual.varying if manual is not None else getattr(kind, "vma", frozenset())
+
+
+def where_groups(condition: Array, new: Any, old: Any) -> Any:
+    """Takes the state of each group from `new` or `old`: the groups are the last axes of both."""
+
+    def select(a: Array, b: Array) -> Array:
+        return jnp.where(jnp.broadcast_to(condition, b.shape), a, b).astype(b.dtype)
+
+    return jax.tree.map(select, new, old)

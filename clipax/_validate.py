@@ -1,0 +1,79 @@
+"""Checks of arguments when a clipper is built.
+
+Arrays pass unread, since they may be traced (`optax.inject_hyperparams` builds a clipper from
+traced numbers); what a negative one does is decided where it is used.
+"""
+
+import numbers
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    low: float = 0.0,
+    high: float = np.inf,
+    above: bool = False,
+    static: bool = False,
+) -> None:
+    """Checks that `value` is a number in [low, high], or in (low, high] where `above` is set.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was received.
+        low: the least accepted number.
+        high: the largest accepted number.
+        above: whether `low` itself is refused.
+        static: whether arrays are refused because the number shapes the computation.
+
+    Raises:
+        TypeError: if it is not a real number (or, unless `static`, a scalar array).
+        ValueError: if it is NaN or out of range.
+    """
+    if not static and isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0:
+        return
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        kind = "a Python number (see `static_args` of optax.inject_hyperparams)"
+        raise TypeError(f"`{name}` must be {kind if static else 'a number'}, got {shown(value)}")
+    if not (low < value if above else low <= value) or not value <= high:
+        bracket = "(" if above else "["
+        raise ValueError(f"`{name}` must be in {bracket}{low:g}, {high:g}], got {value!r}")
+
+
+def count(name: str, value: Any) -> None:
+    """Checks that `value` is a Python integer of at least 1.
+
+    Raises:
+        TypeError: if it is not an integer.
+        ValueError: if it is less than 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`{name}` must be a Python integer, got {shown(value)}")
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value!r}")
+
+
+def shown(value: Any) -> str:
+    """A value in an error message: itself if it is short, else its type."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"an object of type {type(value).__name__}"
+
+
+def options(nonfinite: Any, name: Any) -> None:
+    """Checks the two arguments that every clipper takes.
+
+    Raises:
+        TypeError: if `name` is not a string.
+        ValueError: if `nonfinite` is unknown or `name` is empty.
+    """
+    accepted = ("propagate", "zero", "sanitize")
+    if nonfinite not in accepted:
+        raise ValueError(f"`nonfinite` must be one of {accepted}, got {shown(nonfinite)}")
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"`name` must be a string or None, got {shown(name)}")
+    if name == "":
+        raise ValueError("`name` must not be empty, got ''")

@@ -1,0 +1,346 @@
+"""Measures: how large is each group of the gradient?
+
+A measure says which entries of a gradient form one group and which norm a group has:
+
+| measure       | one group is                                                          |
+|---------------|-----------------------------------------------------------------------|
+| `per_tree`    | the whole gradient                                                    |
+| `per_layer`   | all leaves that share a parent module                                 |
+| `per_leaf`    | one leaf                                                              |
+| `per_group`   | all leaves with the same label                                        |
+| `per_unit`    | the weights of one unit inside a leaf (a column of a dense kernel)    |
+| `per_element` | one entry                                                             |
+
+over one of the norms `l1`, `l2`, `linf`, `rms` and `lp(p)`.
+
+Norms are computed in float32, or float64 where a leaf is, whatever the dtype of the gradient, and
+neither overflow nor underflow while the true norm is a normal number of that dtype. Complex leaves
+count by modulus; integer and float0 leaves belong to no group.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from clipax._norms import Layout, Norm, group_norms
+from clipax._trees import for_each_leaf, is_measured, layer_of_each_leaf, mapped_names
+
+l1 = Norm(1)
+l2 = Norm(2)
+linf = Norm(math.inf)
+rms = Norm(2, mean=True)
+
+
+class Norms(NamedTuple):
+    """The norms of the groups of one tree.
+
+    Attributes:
+        values: for groups made of whole leaves one vector, an entry for each group; for groups
+            inside leaves a tree like the one that was measured, with arrays that broadcast against
+            its leaves. Leaves that belong to no group have an unused zero there.
+        groups: for groups made of whole leaves the group of each leaf, `None` for a leaf in no
+            group. For groups inside leaves `None`.
+    """
+
+    values: Any
+    groups: tuple[int | None, ...] | None
+
+
+class Measure(NamedTuple):
+    """Two functions of a tree: which norms it has, and what they are.
+
+    Attributes:
+        init: returns zeros in place of the norms. It calls no collective, so that an optimizer can
+            be initialised outside of the mapped function that uses it.
+        norms: returns the norms.
+        observed: whether `clipax.metrics` looks at the norms; not if these are as many as the
+            entries of the gradient, where a look would cost another pass over it.
+    """
+
+    init: Callable[[optax.Params], Norms]
+    norms: Callable[[optax.Updates], Norms]
+    observed: bool = True
+
+
+def lp(p: float) -> Norm:
+    """Return the norm `(sum |x|^p)^(1/p)`.
+
+    Args:
+        p: the power, p > 0; `math.inf` is the maximum.
+
+    Raises:
+        ValueError: if p is not a positive number.
+
+    Example:
+        >>> clipax.clip([jnp.array([3.0, 4.0])], clipax.global_norm(1.0, ord=3))[0][0].round(3)
+        Array([0.667, 0.889], dtype=float32)
+    """
+    if not isinstance(p, (int, float)) or isinstance(p, bool) or not p > 0:
+        raise ValueError(f"`p` must be a number above 0 or math.inf, got {p!r}")
+    return Norm(p)
+
+
+def per_tree(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None) -> Measure:
+    """Measure the whole gradient as one group.
+
+    Args:
+        norm: one of `l1`, `l2`, `linf`, `rms` and `lp(p)`.
+        axis_name: a mapped axis, or several, over which the gradient is spread; needed inside
+            `shard_map` and `pmap`, not under `jit` with sharded arrays.
+        replicated: which leaves are the same on all of `axis_name` and count once: a prefix tree
+            of booleans, or a function of the path. It is only read where JAX does not track that
+            by itself (`pmap`, `vmap`, and `shard_map` with `check_vma=False`).
+
+    Returns:
+        A measure with one norm.
+
+    Example:
+        >>> measure = clipax.measures.per_tree(clipax.measures.l2)
+        >>> measure.norms({"kernel": jnp.array([2.0, 3.0]), "bias": jnp.array([6.0])}).values
+        Array([7.], dtype=float32)
+    """
+    return _over_leaves(_one_for_all, norm, axis_name, replicated, names=[_ALL])
+
+
+def per_layer(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None) -> Measure:
+    """Measure each layer: all leaves that share a parent, whatever kind of node that is.
+
+    A flat dict is one layer and `[(w, b), (w, b)]` is two. Leaves that lie directly in a list or
+    tuple at the root are layers of their own. A box around a single array, such as the variables
+    of Flax NNX (their paths end in `.value`), does not count as a parent.
+
+    Args:
+        norm: one of `l1`, `l2`, `linf`, `rms` and `lp(p)`.
+        axis_name: see `per_tree`.
+        replicated: see `per_tree`.
+
+    Returns:
+        A measure with one norm a layer, in the order of their first leaves.
+
+    Example:
+        >>> measure = clipax.measures.per_layer()
+        >>> gradient = {"dense": {"bias": jnp.ones(1), "kernel": jnp.ones(3)}, "out": [jnp.ones(4)]}
+        >>> measure.norms(gradient).values
+        Array([2., 2.], dtype=float32)
+    """
+    return _over_leaves(layer_of_each_leaf, norm, axis_name, replicated)
+
+
+def per_leaf(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None) -> Measure:
+    """Measure each leaf.
+
+    Args:
+        norm: one of `l1`, `l2`, `linf`, `rms` and `lp(p)`.
+        axis_name: see `per_tree`.
+        replicated: see `per_tree`.
+
+    Returns:
+        A measure with one norm a leaf.
+
+    Example:
+        >>> clipax.measures.per_leaf().norms([jnp.array([3.0, 4.0]), jnp.array(2.0)]).values
+        Array([5., 2.], dtype=float32)
+    """
+    return _over_leaves(_one_for_each, norm, axis_name, replicated)
+
+
+def per_group(
+    labels: Any,
+    norm: Norm = l2,
+    *,
+    names: Sequence[Hashable] | None = None,
+    axis_name: Any = None,
+    replicated: Any = None,
+) -> Measure:
+    """Measure all leaves with the same label together.
+
+    Args:
+        labels: a prefix tree of labels, or a function that takes the path of a leaf, such as
+            `"encoder/dense/kernel"`, and returns its label.
+        norm: one of `l1`, `l2`, `linf`, `rms` and `lp(p)`.
+        names: the labels that may occur, in the order that their norms are to have. By default
+            any label may, and the order is that of their first leaves.
+        axis_name: see `per_tree`.
+        replicated: see `per_tree`.
+
+    Returns:
+        A measure with one norm a label.
+
+    Raises:
+        ValueError: when it is used, if `labels` does not fit the tree or gives a label that is not
+            among `names`.
+
+    Example:
+        >>> measure = clipax.measures.per_group({"encoder": "slow", "head": "fast"})
+        >>> gradient = {"encoder": [jnp.array(3.0), jnp.array(4.0)], "head": jnp.array(2.0)}
+        >>> measure.norms(gradient).values
+        Array([5., 2.], dtype=float32)
+    """
+    assign = functools.partial(for_each_leaf, "labels", labels)
+    return _over_leaves(assign, norm, axis_name, replicated, names)
+
+
+def per_unit(
+    norm: Norm = l2,
+    *,
+    axis: int | Sequence[int] | None = None,
+    axis_name: Any = None,
+    replicated: Any = None,
+) -> Measure:
+    """Measure each unit of a layer: by default the weights that lead into one output.
+
+    Args:
+        norm: one of `l1`, `l2`, `linf`, `rms` and `lp(p)`.
+        axis: the axes of a leaf that one unit spans. By default axis 0 of leaves with two or three
+            axes and all but the last of leaves with more, as in `optax.adaptive_grad_clip`, which
+            stops at four. A leaf with fewer than two axes is one unit.
+        axis_name: mapped axes over which the spanned axes are spread, see `per_tree`.
+        replicated: see `per_tree`.
+
+    Returns:
+        A measure with an array of norms for each leaf; the spanned axes have length one.
+
+    Raises:
+        ValueError: when it is used, if a leaf does not have `axis`.
+
+    Example:
+        >>> clipax.measures.per_unit().norms([jnp.array([[3.0, 0.0], [4.0, 1.0]])]).values
+        [Array([[5., 1.]], dtype=float32)]
+    """
+
+    def zeros(leaf: Array) -> Array:
+        axes = _unit_axes(leaf.shape, axis)
+        shape = [1 if i in axes else n for i, n in enumerate(leaf.shape)]
+        return jnp.zeros(shape, _wide(leaf))
+
+    def measure(updates: optax.Updates, leaves: list[Array]) -> Iterable[Array]:
+        if not leaves:
+            return ()
+        names = mapped_names(updates, axis_name, replicated)
+        axes = tuple(_unit_axes(x.shape, axis) for x in leaves)
+        return group_norms(norm, Layout(None, 0, axes, names), tuple(map(_real, leaves)))
+
+    return _inside_leaves(zeros, measure)
+
+
+def per_element(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None) -> Measure:
+    """Measure each entry: its modulus, which is every norm of a single number.
+
+    Args:
+        norm: without effect; the arguments are those of the measures that it can stand in for.
+        axis_name: without effect, since an entry lies on one device.
+        replicated: without effect.
+
+    Returns:
+        A measure with an array of norms for each leaf.
+
+    Example:
+        >>> clipax.measures.per_element().norms([jnp.array([-3.0, 0.5])]).values
+        [Array([3. , 0.5], dtype=float32)]
+    """
+    del norm, axis_name, replicated
+    return _inside_leaves(
+        lambda leaf: jnp.zeros_like(leaf, _wide(leaf)),
+        lambda updates, leaves: [abs(_real(x).astype(_wide(x))) for x in leaves],
+    )._replace(observed=False)
+
+
+_ALL = "all"
+
+
+def _one_for_all(tree: Any) -> list[Hashable]:
+    return [_ALL for _ in jax.tree.leaves(tree)]
+
+
+def _one_for_each(tree: Any) -> Iterable[Hashable]:
+    return range(len(jax.tree.leaves(tree)))
+
+
+def _over_leaves(assign, norm: Norm, axis_name, replicated, names=None) -> Measure:
+    """The measure of groups of whole leaves.
+
+    Args:
+        assign: gives for every leaf of a tree the key of its group.
+        norm: the norm of a group.
+        axis_name: see `per_tree`.
+        replicated: see `per_tree`.
+        names: the keys that may occur, in order; by default all that do.
+    """
+
+    def groups(tree: Any) -> tuple[tuple[int | None, ...], int]:
+        leaves = jax.tree.leaves(tree)
+        keys = [k if is_measured(x) else None for k, x in zip(assign(tree), leaves, strict=True)]
+        order = dict.fromkeys(k for k in keys if k is not None) if names is None else names
+        index = {key: i for i, key in enumerate(order)}
+        unknown = [key for key in keys if key is not None and key not in index]
+        if unknown:
+            raise ValueError(f"`labels` gave {unknown[0]!r}; accepted are {list(index)}")
+        return tuple(None if key is None else index[key] for key in keys), len(index)
+
+    def init(params: optax.Params) -> Norms:
+        members, size = groups(params)
+        dtypes = [_wide(x) for x in jax.tree.leaves(params) if is_measured(x)]
+        dtype = functools.reduce(jnp.promote_types, dtypes, jnp.dtype("float32"))
+        return Norms(jnp.zeros(size, dtype), members)
+
+    def norms(updates: optax.Updates) -> Norms:
+        members, size = groups(updates)
+        leaves = tuple(_real(x) for x in jax.tree.leaves(updates) if is_measured(x))
+        if not leaves:
+            return init(updates)
+        group_of = tuple(i for i in members if i is not None)
+        across = mapped_names(updates, axis_name, replicated)
+        layout = Layout(group_of, size, ((),) * len(leaves), across)
+        return Norms(group_norms(norm, layout, leaves)[0], members)
+
+    return Measure(init, norms)
+
+
+def _inside_leaves(zeros, measure) -> Measure:
+    """The measure of groups inside leaves.
+
+    Args:
+        zeros: gives zeros in the shape of one leaf's norms.
+        measure: gives the norms of a list of leaves, told the tree from which these come.
+    """
+
+    def norms_of(tree: Any, function: Callable[[list[Array]], Iterable[Array]]) -> Norms:
+        leaves, treedef = jax.tree.flatten(tree)
+        values = iter(function([jnp.asarray(x) for x in leaves if is_measured(x)]))
+        filled = [next(values) if is_measured(x) else jnp.zeros(()) for x in leaves]
+        return Norms(jax.tree.unflatten(treedef, filled), None)
+
+    def init(params: optax.Params) -> Norms:
+        return norms_of(params, functools.partial(map, zeros))
+
+    def norms(updates: optax.Updates) -> Norms:
+        return norms_of(updates, functools.partial(measure, updates))
+
+    return Measure(init, norms)
+
+
+def _unit_axes(shape: tuple[int, ...], axis: int | Sequence[int] | None) -> tuple[int, ...]:
+    rank = len(shape)
+    if rank < 2:
+        return tuple(range(rank))
+    if axis is None:
+        return (0,) if rank < 4 else tuple(range(rank - 1))
+    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    if any(not -rank <= a < rank for a in axes):
+        raise ValueError(f"`axis` must be axes of every leaf, got {axis!r} for a leaf of {shape}")
+    return tuple(sorted({a % rank for a in axes}))
+
+
+def _wide(leaf: Any) -> Any:
+    return jnp.promote_types(jnp.finfo(jnp.result_type(leaf)).dtype, jnp.float32)
+
+
+def _real(leaf: Any) -> Array:
+    array = jnp.asarray(leaf)
+    return abs(array) if jnp.iscomplexobj(array) else array
