@@ -109,12 +109,20 @@ def _multiplied(x: Any, factor: Array, power: Array, *, zero_is_final: bool) -> 
     x = jnp.asarray(x)
     wide = jnp.promote_types(x.dtype, factor.dtype)
     product = x.astype(wide) * power.astype(wide) * factor.astype(wide)
+    result = lax.select(_everywhere(factor == 1, x), x, product.astype(x.dtype))
     if zero_is_final:  # 0 times NaN is not zero
-        product = jnp.where(factor == 0, jnp.zeros_like(product), product)
-    unchanged = factor == 1
-    if factor.ndim:
-        unchanged = jnp.broadcast_to(unchanged, x.shape)
-    return like(x, lax.select(unchanged, x, product.astype(x.dtype)))
+        result = lax.select(_everywhere(factor == 0, x), jnp.zeros_like(x), result)
+    return like(x, result)
+
+
+def _everywhere(condition: Array, x: Array) -> Array:
+    """The condition at every entry of x; as it is where it is a scalar.
+
+    NaN entries count as true, which changes nothing: x and its product are NaN alike, and where
+    zero is final the factor of a NaN is 0. An operation on x keeps its sharding, as
+    `broadcast_to` does not.
+    """
+    return (x != x) | condition if condition.ndim else condition
 
 
 def like(x: Array, result: Array) -> Array:

@@ -215,9 +215,8 @@ def per_unit(
     """
 
     def zeros(leaf: Array) -> Array:
-        axes = _unit_axes(leaf.shape, axis)
-        shape = [1 if i in axes else n for i, n in enumerate(leaf.shape)]
-        return jnp.zeros(shape, _wide(leaf))
+        entries = jnp.zeros_like(leaf, _wide(leaf))  # a sum of them keeps the sharding of the leaf
+        return jnp.sum(entries, axis=_unit_axes(leaf.shape, axis), keepdims=True)
 
     def measure(updates: optax.Updates, leaves: list[Array]) -> Iterable[Array]:
         if not leaves:

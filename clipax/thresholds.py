@@ -195,8 +195,10 @@ class _Ring(NamedTuple):
 
 
 def _ring(window: int, like: Array, fill: float) -> _Ring:
-    zeros = jnp.zeros(like.shape, jnp.int32)
-    return _Ring(jnp.full((window, *like.shape), fill, like.dtype), zeros, zeros)
+    """A window filled with `fill` for groups like the zeros `like`."""
+    column = jnp.full((window,) + (1,) * like.ndim, fill, like.dtype)
+    zeros = like.astype(jnp.int32)
+    return _Ring(column + like[None], zeros, zeros)  # a sum has the sharding of `like`
 
 
 def _slot(ring: _Ring) -> Array:
@@ -424,7 +426,7 @@ def decayed(
     log_decay = jnp.log(decay) if isinstance(decay, jax.Array) else math.log(decay)
 
     def init_fn(norm):
-        zeros = jnp.zeros(norm.shape, jnp.int32)
+        zeros = norm.astype(jnp.int32)
         clipped = () if clip_rate is None else _ring(window, zeros, 0)
         return DecayedState(zeros, zeros, clipped)
 

@@ -1,0 +1,202 @@
+"""The command line: options, one-line errors, and what is written where."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tyro
+from rich.console import Console
+
+from experiments import report, runner
+from experiments.config import SMOKE, Chorales
+from experiments.errors import UserError
+from experiments.progress import Progress, clock
+from experiments.store import Store, write_parquet
+from experiments.tasks import chorales
+
+_MOST_DEVICES = 6
+_PROGRAM = "python -m experiments"
+
+
+@dataclass(frozen=True)
+class ChoralesOptions:
+    """Train recurrent nets on Bach's chorales with each clipper and build the page.
+
+    About three minutes on two cores. Killed and started again, it goes on where it was.
+    """
+
+    clippers: tuple[str, ...] = ()
+    """Clippers of the study, names separated by spaces; none given: all of the legend."""
+    learning_rates: tuple[float, ...] = ()
+    """Peak learning rates of the study; none given: 0.03 0.1 0.3 1 3 10 (smoke: 0.1 30)."""
+    seeds: int | None = None
+    """Number of seeds of the study, from 0 up; None: 3 (smoke: 2)."""
+    updates: int | None = None
+    """Optimizer steps of a run of the study; None: 240 (smoke: 60)."""
+    out: Path | None = None
+    """Folder for runs.parquet, report.html and the groups; None: results (smoke: results/smoke)."""
+    cache: Path | None = None
+    """Folder for parsed data; None: $CLIPAX_CACHE or the platform's cache folder."""
+    smoke: bool = False
+    """Tiny models and a tiny grid, in seconds: to see that everything works."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Build the page and the figure again from runs.parquet."""
+
+    out: Path = Path("results")
+    """Folder that holds runs.parquet and receives report.html."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C, with a word on how to go on."""
+
+
+COMMANDS = {"chorales": ChoralesOptions, "report": ReportOptions}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command and return the exit code: 2 for a mistake of the user's, 130 for Ctrl-C."""
+    try:
+        options = parse(arguments)
+        if isinstance(options, ReportOptions):
+            _report(options.out)
+        else:
+            _chorales(options, shlex.join([*_PROGRAM.split(), *arguments]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(arguments: list[str]) -> ChoralesOptions | ReportOptions:
+    """Read the command line.
+
+    Raises:
+        UserError: in one line, what is wrong and what exists.
+        SystemExit: with code 0, after printing the help that was asked for.
+    """
+    name = arguments[0] if arguments else None
+    if name in ("-h", "--help"):
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog=_PROGRAM, args=["--help"])
+    if name not in COMMANDS:
+        wrong = f"unknown command {name}" if name else "no command given"
+        raise UserError(f"{wrong}; there are {', '.join(COMMANDS)}")
+    _check_options(name, arguments[1:])
+    return _parse_options(name, arguments[1:])
+
+
+def _check_options(name: str, arguments: list[str]) -> None:
+    known = [f"--{field.replace('_', '-')}" for field in COMMANDS[name].__dataclass_fields__]
+    given = [part.split("=")[0] for part in arguments if part.startswith("--")]
+    for option in given:
+        if option.replace("_", "-") not in [*known, "--help"]:
+            raise UserError(f"unknown option {option}; {name} has {', '.join(known)}")
+
+
+def _parse_options(name: str, arguments: list[str]) -> ChoralesOptions | ReportOptions:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                COMMANDS[name],
+                prog=f"{_PROGRAM} {name}",
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as left:
+        if not left.code:
+            raise
+        raise UserError(_one_line(said.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    # The parser draws a box of several lines: a title, the error, rules and a word on --help.
+    lines = [re.sub(r"[│─╭╮╰╯┃|]", " ", line).strip() for line in box.splitlines()]
+    text = " ".join(line for line in lines[1:] if line.strip("- "))
+    return re.split(r"\s*(?:Argument helptext|For full helptext)", text)[0].strip()
+
+
+def settings(options: ChoralesOptions) -> Chorales:
+    """The settings that the options ask for.
+
+    Raises:
+        UserError: a number is out of range or a clipper does not exist.
+    """
+    base = SMOKE if options.smoke else Chorales()
+    given = {
+        "clippers": options.clippers or None,
+        "learning_rates": options.learning_rates or None,
+        "seeds": options.seeds,
+        "updates": options.updates,
+    }
+    return replace(base, **{key: value for key, value in given.items() if value is not None})
+
+
+def _chorales(options: ChoralesOptions, command: str) -> None:
+    out = options.out or Path("results/smoke" if options.smoke else "results")
+    plan = chorales.plan(settings(options))
+    _use_cores()
+    console = Console(highlight=False, markup=False)
+    store = Store(out / "groups", warn=console.print)
+    progress = Progress(len(plan), sum(map(runner.work, plan)), console)
+    begin = time.monotonic()
+    material = chorales.load(options.cache)
+    try:
+        with progress.shown():
+            table = runner.run(chorales, plan, material, store, progress)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped: {progress.finished} of {len(plan)} groups are kept in {store.folder}; "
+            "the same command goes on from there"
+        ) from None
+    seconds = time.monotonic() - begin
+    about = {
+        "command": command,
+        "seconds": f"{seconds:.0f}",
+        "finished": f"{time.time():.0f}",
+        "floors": json.dumps(material.floors),
+    }
+    _finish(out, table.replace_schema_metadata(about), seconds, console)
+
+
+def _finish(out: Path, table: pa.Table, seconds: float, console: Console) -> None:
+    write_parquet(table, out / "runs.parquet")
+    page = _report(out)
+    failed = sum(table["failed"].to_pylist())
+    console.print(report.summary(table))
+    console.print(
+        f"{len(table)} runs in {clock(seconds)}, {failed} failed, every one kept in {out}\n"
+        f"look at {page}",
+        soft_wrap=True,
+    )
+
+
+def _report(out: Path) -> Path:
+    path = out / "runs.parquet"
+    if not path.exists():
+        raise UserError(f"there is no {path}; run: {_PROGRAM} chorales --out {out}")
+    return report.write(pq.read_table(path), out)
+
+
+def _use_cores() -> None:
+    # Runs do not talk to each other: one device a core is faster than one device with threads.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    with contextlib.suppress(RuntimeError):  # jax runs already, in a test or a notebook
+        jax.config.update("jax_num_cpu_devices", min(cores or 1, _MOST_DEVICES))

@@ -1,0 +1,220 @@
+"""The catalogue: every clipper with the facts that the laws need, and the trees they run on.
+
+A new clipper is one row here and gets every law.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import reference
+
+import clipax
+from clipax import measures, rules, thresholds
+
+
+class Row(NamedTuple):
+    """One clipper.
+
+    Attributes:
+        name: for test ids.
+        make: builds it; takes `nonfinite` and `name`.
+        groups: "tree", "layer", "leaf", "label", "unit" or "element".
+        ord: of the norm; "rms" for the root of the mean square.
+        rule: the name of its rule.
+        fixed: its threshold where that is one number for all groups and steps.
+        reset: how many calm steps bring a threshold back after the worst history.
+    """
+
+    name: str
+    make: Callable[..., optax.GradientTransformationExtraArgs]
+    groups: str = "tree"
+    ord: Any = 2
+    rule: str = "rescale"
+    fixed: float | None = None
+    reset: int = 30
+
+
+def _by(measure, threshold, rule=rules.rescale):
+    return lambda **options: clipax.clip_by(measure, threshold, rule, **options)
+
+
+def _with(clipper, *args, **kwargs):
+    return lambda **options: clipper(*args, **kwargs, **options)
+
+
+LABELS = {"dense": "a", "cell": "b", "scalar": "a", "rest": "b"}
+
+
+def label_of(path: str) -> str:
+    return LABELS[path.split("/")[0]]
+
+
+DIFFERENT = {"a": 0.5, "b": thresholds.moving_mean(2.0, window=5, initial=1.0)}
+
+CATALOGUE = [
+    Row("global_norm", _with(clipax.global_norm, 0.5), fixed=0.5),
+    Row("global_norm_l1", _with(clipax.global_norm, 0.5, ord=1), ord=1, fixed=0.5),
+    Row("global_norm_l3", _with(clipax.global_norm, 0.5, ord=3), ord=3, fixed=0.5),
+    Row("global_norm_max", _with(clipax.global_norm, 0.5, ord=math.inf), ord=math.inf, fixed=0.5),
+    Row("global_norm_schedule", _with(clipax.global_norm, optax.linear_schedule(0.9, 0.1, 8))),
+    Row("per_layer", _with(clipax.per_layer, 0.5), "layer", fixed=0.5),
+    Row("per_leaf", _with(clipax.per_leaf, 0.5), "leaf", fixed=0.5),
+    Row("per_group", _with(clipax.per_group, 0.5, label_of), "label", fixed=0.5),
+    Row("per_group_dict", _with(clipax.per_group, DIFFERENT, label_of), "label"),
+    Row("value", _with(clipax.value, 0.5), "element", rule="value", fixed=0.5),
+    Row(
+        "value_policy",
+        _with(clipax.value, thresholds.moving_mean(2.0, window=3, initial=0.5)),
+        "element",
+        rule="value",
+    ),
+    Row("adaptive", _with(clipax.adaptive, 50.0, multiplier=1.0, window=9, warmup=3, initial=0.5)),
+    Row(
+        "adaptive_per_layer",
+        _with(clipax.adaptive, 90.0, window=9, warmup=3, measure=measures.per_layer()),
+        "layer",
+    ),
+    Row("decaying", _with(clipax.decaying, 0.5, 0.9, every=2, floor=0.1)),
+    Row("decaying_clip_rate", _with(clipax.decaying, 0.5, 0.9, clip_rate=0.3, window=7, floor=0.1)),
+    Row("moving_average", _with(clipax.moving_average, window=9, warmup=3, initial=0.5)),
+    Row(
+        "moving_average_per_leaf",
+        _with(clipax.moving_average, window=9, warmup=0, measure=measures.per_leaf()),
+        "leaf",
+    ),
+    Row("unit", _by(measures.per_unit(), 0.5), "unit", fixed=0.5),
+    Row("unit_mean", _by(measures.per_unit(), thresholds.moving_mean(2.0, window=5)), "unit"),
+    Row("element", _by(measures.per_element(), 0.5), "element", fixed=0.5),
+    Row(
+        "element_mean",
+        _by(measures.per_element(), thresholds.moving_mean(2.0, window=3)),
+        "element",
+    ),
+    Row("block_rms", _by(measures.per_leaf(measures.rms), 0.5), "leaf", ord="rms", fixed=0.5),
+    Row("normalize", _by(measures.per_tree(), 0.5, rules.normalize), rule="normalize", fixed=0.5),
+    Row("smooth", _by(measures.per_tree(), 0.5, rules.smooth), rule="smooth", fixed=0.5),
+    Row("skip", _by(measures.per_layer(), 0.5, rules.skip), "layer", rule="skip", fixed=0.5),
+]
+
+BY_NAME = {row.name: row for row in CATALOGUE}
+
+
+# Trees
+
+
+def mixed(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
+    """Every kind of leaf at once."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(*shape, dtype=jnp.float32):
+        return jnp.asarray(rng.normal(size=shape) * scale, dtype)
+
+    return {
+        "dense": {"kernel": leaf(4, 3), "bias": leaf(3, dtype=jnp.bfloat16)},
+        "cell": [leaf(2, 3, 2, dtype=jnp.float16), leaf(3, dtype=jnp.complex64), None],
+        "scalar": leaf(),
+        "rest": {
+            "empty": jnp.zeros((0, 2)),
+            "count": jnp.arange(3),
+            "none": np.zeros((2,), jax.dtypes.float0),
+            "masked": optax.MaskedNode(),
+        },
+    }
+
+
+def plain(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
+    """Two layers of float32."""
+    rng = np.random.default_rng(seed)
+    sizes = {"dense": {"kernel": (4, 3), "bias": (3,)}, "cell": {"kernel": (3, 2)}, "scalar": ()}
+    return jax.tree.map(
+        lambda shape: jnp.asarray(rng.normal(size=shape) * scale, jnp.float32),
+        sizes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def with_dtype(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+
+def _many(count: int) -> dict[str, Any]:
+    rng = np.random.default_rng(count)
+    return {f"layer{i}": {"w": jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)} for i in range(count)}
+
+
+TREES = {
+    "float32": plain(1),
+    "bfloat16": with_dtype(plain(2), jnp.bfloat16),
+    "float16": with_dtype(plain(3), jnp.float16),
+    "mixed": mixed(4),
+    "scalars": [jnp.float32(3.0), jnp.float16(-4.0), 0.5],
+    "empty": {},
+    "none": {"a": None, "b": jnp.ones(3)},
+    "masked": {"a": optax.MaskedNode(), "b": jnp.full((2, 2), -2.0)},
+    "only_masked": {"a": optax.MaskedNode()},
+    "complex": [jnp.asarray([3 + 4j, 0, -1j], jnp.complex64), jnp.ones(2)],
+    "integer": {"a": jnp.arange(4), "b": jnp.arange(3.0)},
+    "only_integer": [jnp.arange(4)],
+    "float0": [np.zeros(3, jax.dtypes.float0), jnp.ones((2, 2))],
+    "one_leaf": jnp.asarray([[3.0, 4.0]]),
+    "bare_list": [jnp.ones(2), jnp.full((3,), 2.0)],
+    "three_hundred": _many(300),
+}
+
+
+# What the groups of a tree are, told once more in numpy.
+
+
+def inexact(leaf: Any) -> bool:
+    return jnp.issubdtype(np.asarray(leaf).dtype, jnp.inexact)
+
+
+def double(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+
+
+def group_arrays(groups: str, tree: Any) -> list[list[np.ndarray]]:
+    """The float64 arrays of each group."""
+    found = [(p, x) for p, x in jax.tree_util.tree_flatten_with_path(tree)[0] if inexact(x)]
+    if groups == "element":
+        return [[entry] for _, x in found for entry in double(x).ravel()]
+    if groups == "unit":
+        return [[column] for _, x in found for column in _units(double(x))]
+    by_key: dict[Any, list[np.ndarray]] = {}
+    for i, (path, x) in enumerate(found):
+        keys = tuple(getattr(k, "key", getattr(k, "idx", getattr(k, "name", None))) for k in path)
+        key = {
+            "tree": lambda: 0,
+            "layer": lambda keys=keys: reference.layer(keys),
+            "leaf": lambda i=i: i,
+            "label": lambda keys=keys: LABELS[keys[0]],
+        }[groups]()
+        by_key.setdefault(key, []).append(double(x))
+    return list(by_key.values())
+
+
+def _units(array: np.ndarray) -> list[np.ndarray]:
+    if array.ndim < 2:
+        return [array]
+    spanned = 1 if array.ndim < 4 else array.ndim - 1
+    rest = math.prod(array.shape[spanned:])
+    return list(array.reshape(-1, rest).T)
+
+
+def norm_of(arrays: list[np.ndarray], ord: Any) -> float:
+    """The norm of one group in float64."""
+    if ord == "rms":
+        size = sum(np.size(a) for a in arrays)
+        return reference.norm(arrays) / math.sqrt(size) if size else 0.0
+    return reference.norm(arrays, ord)
+
+
+def group_norms(row: Row, tree: Any) -> np.ndarray:
+    """The norms of all groups of a row's clipper in float64."""
+    return np.array([norm_of(arrays, row.ord) for arrays in group_arrays(row.groups, tree)])
