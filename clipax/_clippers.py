@@ -53,8 +53,8 @@ def global_norm(
         ValueError: if an argument is out of its range.
 
     Example:
-        >>> clipax.clip([jnp.array([3.0, 4.0]), jnp.array(12.0)], clipax.global_norm(6.5))[0]
-        [Array([1.4999996, 1.9999995], dtype=float32), Array(5.9999986, dtype=float32)]
+        >>> clipax.clip([jnp.array([3.0, 4.0]), jnp.array([12.0])], clipax.global_norm(6.5))[0]
+        [Array([1.5, 2.0], dtype=float32), Array([6.0], dtype=float32)]
 
     References:
         Pascanu, Mikolov, Bengio, *On the difficulty of training recurrent neural networks*, 2013,
@@ -99,7 +99,7 @@ def per_layer(
     Example:
         >>> gradient = {"cell": {"h": jnp.array([3.0]), "x": jnp.array([4.0])}, "out": {"b": 0.5}}
         >>> clipax.clip(gradient, clipax.per_layer(1.0))[0]["cell"]
-        {'h': Array([0.59999985], dtype=float32), 'x': Array([0.7999998], dtype=float32)}
+        {'h': Array([0.6], dtype=float32), 'x': Array([0.8], dtype=float32)}
     """
     policy = as_policy("max_norm", max_norm)
     measure = measures.per_layer(_norm(ord), axis_name=axis_name)
@@ -135,8 +135,8 @@ def per_leaf(
         ValueError: if an argument is out of its range.
 
     Example:
-        >>> clipax.clip([jnp.array([3.0, 4.0]), jnp.array(0.5)], clipax.per_leaf(2.5))[0]
-        [Array([1.4999996, 1.9999995], dtype=float32), Array(0.5, dtype=float32)]
+        >>> clipax.clip([jnp.array([3.0, 4.0]), jnp.array([0.5])], clipax.per_leaf(2.5))[0]
+        [Array([1.5, 2.0], dtype=float32), Array([0.5], dtype=float32)]
 
     References:
         Keras, argument `clipnorm` of its optimizers; TensorFlow, `tf.clip_by_norm`.
@@ -181,8 +181,8 @@ def per_group(
     Example:
         >>> labels = {"encoder": "slow", "head": "fast"}
         >>> clipper = clipax.per_group({"slow": 2.5, "fast": 1.0}, labels)
-        >>> clipax.clip({"encoder": jnp.array([3.0, 4.0]), "head": jnp.array(0.5)}, clipper)[0]
-        {'encoder': Array([1.4999996, 1.9999995], dtype=float32), 'head': Array(0.5, dtype=float32)}
+        >>> clipax.clip({"encoder": jnp.array([3.0, 4.0]), "head": jnp.array([0.5])}, clipper)[0]
+        {'encoder': Array([1.5, 2.0], dtype=float32), 'head': Array([0.5], dtype=float32)}
     """
     names = None
     if isinstance(max_norm, Mapping):
@@ -253,7 +253,12 @@ def value(
         low = high
         if lower is not None:
             low, _ = follow(lower, norms, (), norms_of, context)
-        clip = functools.partial(_clip_entries, lost=lost, paired=lower is not None)
+
+        def clip(x, *bounds):
+            if not is_measured(x):
+                return x
+            return _clip_entries(x, *bounds, lost=lost, paired=lower is not None)
+
         updates = jax.tree.map(clip, updates, norms.values, low, high)
         largest = [jnp.maximum(*ends) for ends in zip(*map(jax.tree.leaves, (low, high)))]
         metrics = observe(state.metrics, jax.tree.leaves(norms.values), largest, [])
@@ -279,8 +284,6 @@ def _sides(limit: Any) -> tuple[ThresholdPolicy | None, ThresholdPolicy]:
 
 @functools.partial(jax.jit, static_argnames=("lost", "paired"))
 def _clip_entries(x, norm, low, high, *, lost: float, paired: bool):
-    if not is_measured(x):
-        return x
     if jnp.iscomplexobj(x):
         if paired:
             raise ValueError("`limit` must be one threshold for complex gradients, got a pair")
@@ -340,7 +343,7 @@ def adaptive(
         >>> for norm in (1.0, 2.0, 60.0):
         ...     clipped, state = clipper.update([jnp.array([norm])], state)
         >>> clipped
-        [Array([1.9999995], dtype=float32)]
+        [Array([2.], dtype=float32)]
 
     References:
         The definition is this project's own. It is related to AutoClip: Seetharaman, Wichern,
@@ -404,7 +407,7 @@ def decaying(
         >>> for _ in range(3):
         ...     clipped, state = clipper.update([jnp.array([60.0])], state)
         >>> clipped
-        [Array([1.9999995], dtype=float32)]
+        [Array([2.], dtype=float32)]
 
     References:
         The definition is this project's own.
@@ -466,7 +469,7 @@ def moving_average(
         >>> for norm in (1.0, 3.0, 60.0):
         ...     clipped, state = clipper.update([jnp.array([norm])], state)
         >>> clipped
-        [Array([3.999999], dtype=float32)]
+        [Array([4.], dtype=float32)]
 
     References:
         The definition is this project's own.

@@ -76,14 +76,18 @@ def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple
             factor = jnp.where(jnp.isfinite(norm), factor, lost)
         factors.append(factor)
         powers.append(power)
-    metrics = observe(metrics, norms, thresholds, [f * p for f, p in zip(factors, powers, strict=True)])
+    metrics = observe(
+        metrics, norms, thresholds, [f * p for f, p in zip(factors, powers, strict=True)]
+    )
     if static.groups is not None:  # keeps the compiler from fusing hundreds of leaves with the rule
         factors, powers = lax.optimization_barrier((factors, powers))
     multiply = functools.partial(_multiplied, zero_is_final=static.nonfinite == "zero")
     if static.groups is None:
         return [*map(multiply, leaves, factors, powers)], metrics
     (factor,), (power,) = factors, powers
-    return [multiply(x, factor[i], power[i]) for x, i in zip(leaves, static.groups, strict=True)], metrics
+    return [
+        multiply(x, factor[i], power[i]) for x, i in zip(leaves, static.groups, strict=True)
+    ], metrics
 
 
 # A factor below the smallest normal number would flush to zero and take the gradient with it. The
@@ -101,7 +105,8 @@ def _factor(rule: Rule, norm: Array, threshold: Array) -> tuple[Array, Array]:
     factor = at(norm)
     far = (norm * _FAR > threshold) & (factor < _TINY)
     power = jnp.where(far, _FIRST, 1).astype(norm.dtype)
-    return jnp.where(far, at(norm * _FIRST), factor), power
+    lifted = at(norm * power)  # not of norm * _FIRST everywhere: its slope could be infinite there
+    return jnp.where(far, lifted, factor), power
 
 
 def _multiplied(x: Any, factor: Array, power: Array, *, zero_is_final: bool) -> Array:

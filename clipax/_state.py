@@ -56,11 +56,13 @@ def initial_metrics(norms: list[Array], name: str | None, *, observed: bool, sca
         scalar: whether the threshold is one number for all groups, and so free to keep.
     """
     dtype = functools.reduce(jnp.promote_types, [n.dtype for n in norms], jnp.dtype("float32"))
-    zero, infinite, one = (jnp.asarray(x, dtype) for x in (0, jnp.inf, 1))
-    none = jnp.zeros((), jnp.int32)
-    metrics = Metrics(None, infinite if scalar else None, None, None, None, None)
-    if observed:
-        metrics = Metrics(zero, infinite, one, zero, none, none)
+    start = Metrics(0.0, jnp.inf, 1.0, 0.0, 0, 0)
+    if not observed:
+        start = Metrics(None, jnp.inf if scalar else None, None, None, None, None)
+    # Every array has a buffer of its own, so that a state can be donated.
+    metrics = jax.tree.map(
+        lambda x: jnp.array(x, dtype if isinstance(x, float) else jnp.int32), start
+    )
     return metrics if name is None else {name: metrics}
 
 

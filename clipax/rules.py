@@ -15,10 +15,24 @@ A norm that is not finite is decided by the argument `nonfinite` of the clipper,
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 Rule = Callable[[Array, Array], Array]
+
+
+@jax.custom_jvp
+def _ratio(a: Array, b: Array) -> Array:
+    """`a / b`, with a derivative that is finite wherever the true one is: `b^2` is never formed."""
+    return a / b
+
+
+@_ratio.defjvp
+def _ratio_jvp(primals, tangents):
+    (a, b), (da, db) = primals, tangents
+    ratio = a / b
+    return ratio, da / b - ratio * (db / b)
 
 
 def rescale(norm: Array, threshold: Array) -> Array:
@@ -44,13 +58,16 @@ def rescale(norm: Array, threshold: Array) -> Array:
     """
     over = norm > threshold
     shrunk = 1 - 2 * jnp.finfo(norm.dtype).eps
-    return jnp.where(over, threshold / jnp.where(over, norm, 1) * shrunk, 1)
+    return jnp.where(
+        over, _ratio(jnp.broadcast_to(threshold, norm.shape), jnp.where(over, norm, 1)) * shrunk, 1
+    )
 
 
 def normalize(norm: Array, threshold: Array) -> Array:
     """Bring every group to the threshold, small ones too.
 
-    `phi = tau / n`, and 1 where n = 0 or tau is infinite.
+    `phi = tau / n`, and 1 where n = 0 or tau is infinite. A tiny gradient is enlarged by as much,
+    and so is its derivative, which overflows where `phi / n` does.
 
     Args:
         norm: norms n >= 0.
@@ -65,7 +82,7 @@ def normalize(norm: Array, threshold: Array) -> Array:
     """
     threshold = jnp.broadcast_to(threshold, norm.shape)
     free = (norm == 0) | (threshold == jnp.inf)
-    factor = jnp.where(free, 1, threshold) / jnp.where(free, 1, norm)
+    factor = _ratio(jnp.where(free, 1, threshold), jnp.where(free, 1, norm))
     return jnp.where(threshold == 0, jnp.zeros_like(factor), factor)
 
 
@@ -86,8 +103,9 @@ def smooth(norm: Array, threshold: Array) -> Array:
         Array([0.8 , 0.5 , 0.25], dtype=float32)
     """
     zero = threshold == 0
-    ratio = norm / jnp.where(zero, 1, threshold)  # tau + n may overflow where n / tau does not
-    return jnp.where(zero, jnp.where(norm == 0, 1, 0), 1 / (1 + ratio)).astype(norm.dtype)
+    ratio = _ratio(norm, jnp.where(zero, 1, threshold))  # tau + n may overflow where it does not
+    factor = _ratio(jnp.ones_like(ratio), 1 + ratio)
+    return jnp.where(zero, jnp.where(norm == 0, 1, 0), factor).astype(norm.dtype)
 
 
 def skip(norm: Array, threshold: Array) -> Array:

@@ -103,7 +103,7 @@ def constant(threshold: float | Array) -> ThresholdPolicy:
     Example:
         >>> gradient = [jnp.array([3.0, 4.0])]
         >>> clipax.clip(gradient, clipax.global_norm(clipax.thresholds.constant(2.5)))[0]
-        [Array([1.4999996, 1.9999995], dtype=float32)]
+        [Array([1.5, 2.0], dtype=float32)]
     """
     _validate.number("threshold", threshold)
 
@@ -187,18 +187,23 @@ def by_group(thresholds: Sequence[Threshold]) -> ThresholdPolicy:
 
 
 class _Ring(NamedTuple):
-    """The last values of each group: `values[window, ...]`, the oldest at `position`."""
+    """The last values of each group: the oldest is at `position`, and `seen` have come so far."""
 
     values: Array
     position: Array
-    count: Array
+    seen: Array
 
 
 def _ring(window: int, like: Array, fill: float) -> _Ring:
     """A window filled with `fill` for groups like the zeros `like`."""
     column = jnp.full((window,) + (1,) * like.ndim, fill, like.dtype)
-    zeros = like.astype(jnp.int32)
-    return _Ring(column + like[None], zeros, zeros)  # a sum has the sharding of `like`
+    values = column + like[None]  # a sum has the sharding of `like`
+    return _Ring(values, _no_count(like), _no_count(like))
+
+
+def _no_count(like: Array) -> Array:
+    """A counter at zero for each group, in a buffer of its own, so that a state can be donated."""
+    return jnp.copy(like.astype(jnp.int32))
 
 
 def _slot(ring: _Ring) -> Array:
@@ -212,7 +217,7 @@ def _push(ring: _Ring, value: Array) -> _Ring:
     return _Ring(
         values=jnp.where(_slot(ring), value[None].astype(ring.values.dtype), ring.values),
         position=(ring.position + 1) % window,
-        count=optax.safe_increment(ring.count),
+        seen=optax.safe_increment(ring.seen),
     )
 
 
@@ -273,7 +278,7 @@ def window_percentile(
 
     def init_fn(norm):
         history = _ring(window, norm, jnp.inf)
-        return WindowPercentileState(history, history.values)
+        return WindowPercentileState(history, jnp.copy(history.values))
 
     def update_fn(norm, state, *, step, param_norm, **extra_args):
         del step, param_norm, extra_args
@@ -282,15 +287,15 @@ def window_percentile(
             _push(state.history, norm), _exchange(state.ascending, oldest, norm)
         )
         state = where_groups(jnp.isfinite(norm), pushed, state)
-        held = jnp.minimum(state.history.count, window)
+        held = jnp.minimum(state.history.seen, window)
         low, high = (
             jnp.take_along_axis(state.ascending, jnp.asarray(place)[held][None], axis=0)[0]
             for place in (below, above)
         )
         fraction = jnp.asarray(rank - below, norm.dtype)[held]
         value = low + fraction * (high - low)
-        seen = (state.history.count >= warmup) & (value > 0) & (held > 0)
-        return jnp.where(seen, multiplier * value, initial).astype(norm.dtype), state
+        usable = (state.history.seen >= warmup) & (value > 0) & (held > 0)
+        return jnp.where(usable, multiplier * value, initial).astype(norm.dtype), state
 
     return ThresholdPolicy(init_fn, update_fn)
 
@@ -352,8 +357,8 @@ def moving_mean(
     def update_fn(norm, state, *, step, param_norm, **extra_args):
         del step, param_norm, extra_args
         mean = _mean(state.history)
-        seen = (state.history.count >= warmup) & (mean > 0)
-        threshold = jnp.where(seen, multiplier * mean, initial).astype(norm.dtype)
+        usable = (state.history.seen >= warmup) & (mean > 0)
+        threshold = jnp.where(usable, multiplier * mean, initial).astype(norm.dtype)
         return threshold, MovingMeanState(_push(state.history, jnp.minimum(norm, threshold)))
 
     return ThresholdPolicy(lambda norm: MovingMeanState(_ring(window, norm, 0)), update_fn)
@@ -363,7 +368,7 @@ def _mean(ring: _Ring) -> Array:
     """The mean of what a ring filled with zeros holds, of values up to the largest float."""
     largest = jnp.max(ring.values, axis=0)
     shares = ring.values / jnp.where(largest > 0, largest, 1)[None]
-    held = jnp.clip(ring.count, 1, ring.values.shape[0])
+    held = jnp.clip(ring.seen, 1, ring.values.shape[0])
     return largest * (jnp.sum(shares, axis=0) / held.astype(shares.dtype))
 
 
@@ -426,9 +431,8 @@ def decayed(
     log_decay = jnp.log(decay) if isinstance(decay, jax.Array) else math.log(decay)
 
     def init_fn(norm):
-        zeros = norm.astype(jnp.int32)
-        clipped = () if clip_rate is None else _ring(window, zeros, 0)
-        return DecayedState(zeros, zeros, clipped)
+        clipped = () if clip_rate is None else _ring(window, _no_count(norm), 0)
+        return DecayedState(_no_count(norm), _no_count(norm), clipped)
 
     def update_fn(norm, state, *, step, param_norm, **extra_args):
         del step, param_norm, extra_args
@@ -438,7 +442,7 @@ def decayed(
         due = count % every == 0
         if clip_rate is not None:
             clipped = _push(clipped, norm > threshold)
-            share = jnp.sum(clipped.values, axis=0) / jnp.minimum(clipped.count, window)
+            share = jnp.sum(clipped.values, axis=0) / jnp.minimum(clipped.seen, window)
             due &= share > clip_rate
         decays = jnp.where(due, optax.safe_increment(state.decays), state.decays)
         return threshold, DecayedState(count, decays, clipped)

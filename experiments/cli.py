@@ -8,8 +8,9 @@ import re
 import shlex
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import pyarrow as pa
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from experiments import report, runner
 from experiments.config import SMOKE, Chorales
+from experiments.data import cache_folder
 from experiments.errors import UserError
 from experiments.progress import Progress, clock
 from experiments.store import Store, write_parquet
@@ -28,6 +30,9 @@ _MOST_DEVICES = 6
 _PROGRAM = "python -m experiments"
 
 
+_JOB = Chorales()
+
+
 @dataclass(frozen=True)
 class ChoralesOptions:
     """Train recurrent nets on Bach's chorales with each clipper and build the page.
@@ -35,20 +40,20 @@ class ChoralesOptions:
     About three minutes on two cores. Killed and started again, it goes on where it was.
     """
 
-    clippers: tuple[str, ...] = ()
-    """Clippers of the study, names separated by spaces; none given: all of the legend."""
-    learning_rates: tuple[float, ...] = ()
-    """Peak learning rates of the study; none given: 0.03 0.1 0.3 1 3 10 (smoke: 0.1 30)."""
-    seeds: int | None = None
-    """Number of seeds of the study, from 0 up; None: 3 (smoke: 2)."""
-    updates: int | None = None
-    """Optimizer steps of a run of the study; None: 240 (smoke: 60)."""
-    out: Path | None = None
-    """Folder for runs.parquet, report.html and the groups; None: results (smoke: results/smoke)."""
-    cache: Path | None = None
-    """Folder for parsed data; None: $CLIPAX_CACHE or the platform's cache folder."""
+    clippers: tuple[str, ...] = _JOB.clippers
+    """Clippers of the study, names separated by spaces."""
+    learning_rates: tuple[float, ...] = _JOB.learning_rates
+    """Peak learning rates of the study, separated by spaces; each falls to 0."""
+    seeds: int = _JOB.seeds
+    """Number of seeds of the study, counted from 0."""
+    updates: int = _JOB.updates
+    """Optimizer steps of each run of the study."""
+    out: Path = Path("results")
+    """Folder for runs.parquet, report.html and the finished groups."""
+    cache: Path = field(default_factory=cache_folder)
+    """Folder for parsed data; the default is $CLIPAX_CACHE or the platform's cache folder."""
     smoke: bool = False
-    """Tiny models and a tiny grid, in seconds: to see that everything works."""
+    """Tiny models on a tiny grid, in seconds, with defaults of their own: `--smoke --help`."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +121,19 @@ def _parse_options(name: str, arguments: list[str]) -> ChoralesOptions | ReportO
                 COMMANDS[name],
                 prog=f"{_PROGRAM} {name}",
                 args=arguments,
+                default=_defaults(name, "--smoke" in arguments),
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as left:
         if not left.code:
             raise
         raise UserError(_one_line(said.getvalue())) from None
+
+
+def _defaults(name: str, smoke: bool) -> ChoralesOptions | ReportOptions:
+    if not smoke:
+        return COMMANDS[name]()
+    return ChoralesOptions(**_shared(SMOKE), out=Path("results/smoke"))
 
 
 def _one_line(box: str) -> str:
@@ -132,28 +144,22 @@ def _one_line(box: str) -> str:
 
 
 def settings(options: ChoralesOptions) -> Chorales:
-    """The settings that the options ask for.
+    """The settings that the options ask for."""
+    return replace(SMOKE if options.smoke else _JOB, **_shared(options))
 
-    Raises:
-        UserError: a number is out of range or a clipper does not exist.
-    """
-    base = SMOKE if options.smoke else Chorales()
-    given = {
-        "clippers": options.clippers or None,
-        "learning_rates": options.learning_rates or None,
-        "seeds": options.seeds,
-        "updates": options.updates,
-    }
-    return replace(base, **{key: value for key, value in given.items() if value is not None})
+
+def _shared(settings: ChoralesOptions | Chorales) -> dict[str, Any]:
+    names = ("clippers", "learning_rates", "seeds", "updates")
+    return {name: getattr(settings, name) for name in names}
 
 
 def _chorales(options: ChoralesOptions, command: str) -> None:
-    out = options.out or Path("results/smoke" if options.smoke else "results")
+    out = options.out
     plan = chorales.plan(settings(options))
     _use_cores()
     console = Console(highlight=False, markup=False)
     store = Store(out / "groups", warn=console.print)
-    progress = Progress(len(plan), sum(map(runner.work, plan)), console)
+    progress = Progress(plan, console)
     begin = time.monotonic()
     material = chorales.load(options.cache)
     try:

@@ -81,9 +81,9 @@ def overview(study: Study, cell: str, floor: float) -> str:
 def save_overview(study: Study, floor: float, path: Path) -> None:
     """Write the overview of all cells on white, as `path` with the endings .svg and .png."""
     count = len(study.cells)
-    with plt.rc_context(_style(**_WHITE) | {"figure.constrained_layout.use": False}):
+    with plt.rc_context(_style(**_WHITE)):
         figure, row = plt.subplots(
-            1, count, figsize=(1 + 4 * count, 4.4), sharey=True, squeeze=False
+            1, count, figsize=(1 + 4 * count, 4.4), sharey=True, squeeze=False, layout="none"
         )
         figure.subplots_adjust(
             left=0.6 / (1 + 4 * count), right=0.98, top=0.93, bottom=0.24, wspace=0.06

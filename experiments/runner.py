@@ -25,7 +25,6 @@ from experiments.train import History, Material, train
 
 CURVES = ("loss", "norm", "threshold", "clipped")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-_COMPILE, _STEP = 4e10, 25e3
 _NUMERIC = ("train.py", "models.py", "data.py", "scores.py", "runner.py", "tasks/chorales.py")
 
 
@@ -45,18 +44,6 @@ def run(
     return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
 
 
-def work(group: Group) -> float:
-    """What a group costs: its steps, each with the weight of its model, and its compilation."""
-    return _COMPILE + group.updates * _update_work(group)
-
-
-def _update_work(group: Group) -> float:
-    # Both constants were fitted to measured times; only the estimate of the time left needs them.
-    gates = {"tanh": 1, "lstm": 4}[group.cell]
-    parameters = group.width * (gates * (group.width + 88) + 88)
-    return group.runs * group.batch * group.length * (_STEP + parameters)
-
-
 def _group(
     task: ModuleType, group: Group, material: Material, store: Store, progress: Progress
 ) -> pa.Table:
@@ -64,12 +51,12 @@ def _group(
     name = f"{group.role} {group.cell} {group.clipper}"
     stored = store.load(key)
     if stored is not None:
-        progress.reuse(name, group.runs, _failures(stored), work(group))
+        progress.reuse(name, group, _failures(stored))
         return stored
     progress.start(name)
     table = _train(task, group, material, progress)
     store.save(key, table)
-    progress.finish(name, group.runs, _failures(table))
+    progress.finish(name, group, _failures(table))
     return table
 
 
@@ -85,9 +72,8 @@ def _train(task: ModuleType, group: Group, material: Material, progress: Progres
         runs,
         material.arrays,
         updates=group.updates,
-        on_chunk=lambda steps: progress.advance(steps * _update_work(group)),
+        on_chunk=progress.steps_of(group),
     )
-    progress.advance(_COMPILE)
     seconds = (time.monotonic() - begin) / group.runs
     return pa.table(_columns(group, runs, history, material) | {"seconds": [seconds] * group.runs})
 

@@ -3,6 +3,7 @@
 A new clipper is one row here and gets every law.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ class Row(NamedTuple):
 
     Attributes:
         name: for test ids.
-        make: builds it; takes `nonfinite` and `name`.
+        make: builds it, once for the same `nonfinite` and `name`, so that tests share what was
+            compiled.
         groups: "tree", "layer", "leaf", "label", "unit" or "element".
         ord: of the norm; "rms" for the root of the mean square.
         rule: the name of its rule.
@@ -39,12 +41,12 @@ class Row(NamedTuple):
     reset: int = 30
 
 
-def _by(measure, threshold, rule=rules.rescale):
-    return lambda **options: clipax.clip_by(measure, threshold, rule, **options)
-
-
 def _with(clipper, *args, **kwargs):
-    return lambda **options: clipper(*args, **kwargs, **options)
+    return functools.cache(functools.partial(clipper, *args, **kwargs))
+
+
+def _by(measure, threshold, rule=rules.rescale):
+    return _with(clipax.clip_by, measure, threshold, rule)
 
 
 LABELS = {"dense": "a", "cell": "b", "scalar": "a", "rest": "b"}
@@ -144,7 +146,9 @@ def with_dtype(tree: Any, dtype: Any) -> Any:
 
 def _many(count: int) -> dict[str, Any]:
     rng = np.random.default_rng(count)
-    return {f"layer{i}": {"w": jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)} for i in range(count)}
+    return {
+        f"layer{i}": {"w": jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)} for i in range(count)
+    }
 
 
 TREES = {

@@ -1,0 +1,13 @@
+"""Names that the examples in docstrings use without importing them."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import clipax
+
+
+@pytest.fixture(autouse=True)
+def _names(doctest_namespace):
+    doctest_namespace |= {"clipax": clipax, "jax": jax, "jnp": jnp, "optax": optax}
