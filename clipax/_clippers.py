@@ -260,7 +260,9 @@ def value(
             return _clip_entries(x, *bounds, lost=lost, paired=lower is not None)
 
         updates = jax.tree.map(clip, updates, norms.values, low, high)
-        largest = [jnp.maximum(*ends) for ends in zip(*map(jax.tree.leaves, (low, high)))]
+        largest = [
+            jnp.maximum(*ends) for ends in zip(*map(jax.tree.leaves, (low, high)), strict=True)
+        ]
         metrics = observe(state.metrics, jax.tree.leaves(norms.values), largest, [])
         return updates, ClipState(optax.safe_increment(state.step), policy_state, metrics)
 

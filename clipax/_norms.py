@@ -188,19 +188,20 @@ def _reduced(layout, entries, reduce, collective) -> tuple[Array, ...]:
             for i, (x, names) in enumerate(zip(entries, layout.names, strict=True))
         )
     parts = [reduce(x, axis=tuple(range(layout.batch, x.ndim)), initial=0) for x in entries]
+    nothing = jnp.zeros_like(parts[0])
     vectors = []
     for names in sorted(set(layout.names)):
-        members = [[jnp.zeros_like(parts[0])] for _ in range(layout.size)]
+        members: list[list[Array]] = [[] for _ in range(layout.size)]
         for part, group, own in zip(parts, layout.groups, layout.names, strict=True):
             if own == names:
                 members[group].append(part)
-        vector = jnp.stack([_joined(m, reduce) for m in members], axis=-1)
+        vector = jnp.stack([_joined(m or [nothing], reduce) for m in members], axis=-1)
         vectors.append(_across(vector, names, collective))
     return (_joined(vectors, reduce),)
 
 
 def _joined(parts: list[Array], reduce: Callable) -> Array:
-    return parts[-1] if len(parts) <= 2 else reduce(jnp.stack(parts), axis=0)
+    return parts[0] if len(parts) == 1 else reduce(jnp.stack(parts), axis=0)
 
 
 def _across(x: Array, names: tuple[str, ...], collective: Callable) -> Array:

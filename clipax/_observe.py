@@ -56,10 +56,8 @@ def metrics(opt_state: Any) -> dict[str, Array]:
     times = collections.Counter(name for _, name, _ in clippers)
     result = {}
     for position, name, state in clippers:
-        if name is None:
-            prefix = position
-        else:
-            prefix = name if times[name] == 1 else f"{position}/{name}"
+        named = name if times[name] == 1 else f"{position}/{name}"
+        prefix = position if name is None else named
         result |= {f"{prefix}/{key}": value for key, value in _read(state).items()}
     return result
 

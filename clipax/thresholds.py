@@ -3,14 +3,15 @@
 A threshold is a number, a schedule of the step, or a `ThresholdPolicy`: two pure functions that
 learn from the norms that pass by.
 
-| policy              | tau                                                    | state a group        |
-|---------------------|--------------------------------------------------------|----------------------|
-| `constant`          | a number                                               | none                 |
-| `scheduled`         | a function of the step                                 | none                 |
-| `window_percentile` | multiplier x percentile of the last norms              | 2 window + 2 numbers |
-| `moving_mean`       | multiplier x mean of the last clipped norms            | window + 2 numbers   |
-| `decay`             | initial x decay^k, k by steps                          | 2 numbers            |
-| `decay(clip_rate=)` | the same, k only while much is clipped                 | window + 4 numbers   |
+| policy              | tau                                  | state of a group     |
+|---------------------|--------------------------------------|----------------------|
+| `constant`          | a number                             | none                 |
+| `scheduled`         | a function of the step               | none                 |
+| `by_group`          | one of these for each group          | that of each         |
+| `window_percentile` | multiplier x percentile of norms     | 2 window + 2 numbers |
+| `moving_mean`       | multiplier x mean of clipped norms   | window + 2 numbers   |
+| `decayed`           | initial x decay^k, k by steps        | 2 numbers            |
+| with `clip_rate`    | the same, k only while much is cut   | window + 4 numbers   |
 
 A policy is written elementwise over the norms of the groups that it serves and never asks how many
 there are.

@@ -1,0 +1,263 @@
+"""Law 12: the norm is that of the whole logical gradient, and costs one small all-reduce."""
+
+import functools
+import math
+import re
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+from absl.testing import parameterized
+from catalogue import CATALOGUE, label_of
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import clipax
+from clipax import measures
+
+pytestmark = pytest.mark.devices
+every = pytest.mark.parametrize("row", CATALOGUE, ids=[row.name for row in CATALOGUE])
+kinds = pytest.mark.parametrize(
+    "kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"]
+)
+SPECS = {
+    "dense": {"kernel": P("i", None), "bias": P("i")},
+    "cell": {"kernel": P(None, "i")},
+    "scalar": P(),
+}
+
+
+def gradient(seed=0, scale=1.0, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    shapes = {"dense": {"kernel": (16, 8), "bias": (8,)}, "cell": {"kernel": (3, 16)}, "scalar": ()}
+    return jax.tree.map(
+        lambda shape: np.asarray(rng.normal(size=shape) * scale, dtype),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def sharded(tree, mesh):
+    shardings = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), SPECS, is_leaf=lambda x: isinstance(x, P)
+    )
+    return jax.device_put(tree, shardings)
+
+
+def mesh_of(kind=AxisType.Auto):
+    return jax.make_mesh((8,), ("i",), axis_types=(kind,))
+
+
+def set_mesh(mesh):
+    return jax.set_mesh(mesh) if hasattr(jax, "set_mesh") else jax.sharding.use_mesh(mesh)
+
+
+def run(clipper, gradients):
+    state = clipper.init(gradients[0])
+    update = jax.jit(clipper.update)
+    for g in gradients:
+        result, state = update(g, state)
+    return result, state
+
+
+def collectives(clipper, tree):
+    state = clipper.init(tree)
+    text = jax.jit(lambda g, s: clipper.update(g, s)).lower(tree, state).compile().as_text()
+    names = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
+    return {n: len(re.findall(rf"= .*\b{n}(?:-start)?\(", text)) for n in names}
+
+
+# Sharded jit
+
+
+@every
+@kinds
+def test_sharded_jit_equals_one_device(row, kind):
+    gradients = [gradient(i, 3.0**i) for i in range(3)]
+    expected, state = run(row.make(), gradients)
+    mesh = mesh_of(kind)
+    with set_mesh(mesh):
+        placed = [sharded(g, mesh) for g in gradients]
+        result, sharded_state = run(row.make(), placed)
+        chex.assert_trees_all_close(result, expected, rtol=1e-6, atol=1e-7)
+        chex.assert_trees_all_close(sharded_state, state, rtol=1e-6)
+        for x, g in zip(jax.tree.leaves(result), jax.tree.leaves(placed[0]), strict=True):
+            assert x.sharding.is_equivalent_to(g.sharding, g.ndim)
+        if row.groups not in ("unit", "element"):
+            assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(sharded_state))
+
+
+@every
+def test_measure_costs_one_all_reduce_and_moves_no_leaf(row):
+    """One in the usual path, counted by what a plain sum of squares needs, one in the fallback."""
+    mesh = mesh_of()
+    with set_mesh(mesh):
+        tree = sharded(gradient(), mesh)
+        once = collectives(optax.clip_by_global_norm(1.0), tree)["all-reduce"]
+        count = collectives(row.make(), tree)
+    assert count["all-gather"] == count["all-to-all"] == count["collective-permute"] == 0
+    if row.groups == "element":
+        assert count["all-reduce"] == 0
+    elif row.groups != "unit":
+        assert count["all-reduce"] == once * (1 if row.ord in (1, math.inf) else 2)
+
+
+def test_nonfinite_entry_on_one_device_is_decided_alike_on_all():
+    mesh = mesh_of()
+    bad = gradient()
+    bad["dense"]["kernel"][13, 2] = np.nan
+    clipper = clipax.adaptive(warmup=1, nonfinite="zero")
+    result, state = run(clipper, [sharded(gradient(), mesh), sharded(bad, mesh)])
+    assert all(not np.any(x) for x in jax.tree.leaves(result))
+    _, expected = run(clipper, [gradient()])
+    chex.assert_trees_all_equal(state.policy, expected.policy)
+
+
+# shard_map and pmap
+
+SPREAD = {
+    "global_norm": lambda a: clipax.global_norm(0.5, axis_name=a),
+    "global_norm_l1": lambda a: clipax.global_norm(0.5, ord=1, axis_name=a),
+    "global_norm_l3": lambda a: clipax.global_norm(0.5, ord=3, axis_name=a),
+    "global_norm_max": lambda a: clipax.global_norm(0.5, ord=math.inf, axis_name=a),
+    "per_layer": lambda a: clipax.per_layer(0.5, axis_name=a),
+    "per_leaf": lambda a: clipax.per_leaf(0.5, axis_name=a),
+    "per_group": lambda a: clipax.per_group({"a": 0.5, "b": 0.1}, label_of, axis_name=a),
+    "adaptive": lambda a: clipax.adaptive(50.0, window=5, warmup=2, initial=0.5, axis_name=a),
+    "decaying": lambda a: clipax.decaying(0.5, 0.9, clip_rate=0.1, axis_name=a),
+    "moving_average": lambda a: clipax.moving_average(
+        warmup=0, initial=0.5, measure=measures.per_leaf(axis_name=a)
+    ),
+    "block_rms": lambda a: clipax.clip_by(measures.per_leaf(measures.rms, axis_name=a), 0.1),
+}
+spread = pytest.mark.parametrize("make", SPREAD.values(), ids=SPREAD)
+FLAT = {"dense": {"kernel": P("i", None), "bias": P("i")}, "cell": {"kernel": P(None, "i")}}
+
+
+def without_scalar(seed=0, scale=1.0):
+    return {k: v for k, v in gradient(seed, scale).items() if k != "scalar"}
+
+
+@spread
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("magnitude", [1.0, 1e25], ids=["usual", "fallback"])
+def test_shard_map_equals_one_device(make, check_vma, magnitude):
+    gradients = [without_scalar(i, magnitude) for i in range(2)]
+    expected, expected_state = run(make(None), gradients)
+    clipper = make("i")
+    state = clipper.init(gradients[0])  # outside of the mapped function
+    update = jax.jit(
+        jax.shard_map(
+            lambda g, s: clipper.update(g, s),
+            mesh=mesh_of(),
+            in_specs=(FLAT, P()),
+            out_specs=(FLAT, P()),
+            check_vma=check_vma,
+        )
+    )
+    for g in gradients:
+        result, state = update(g, state)
+    chex.assert_trees_all_close(result, expected, rtol=1e-6)
+    chex.assert_trees_all_close(state, expected_state, rtol=1e-6)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_replicated_leaf_counts_once(check_vma):
+    """Known by its type where JAX tracks it, told by `replicated=` where it does not."""
+    told = None if check_vma else {"dense": False, "cell": False, "scalar": True}
+    measure = measures.per_tree(axis_name="i", replicated=told)
+    clipper = clipax.clip_by(measure, 0.5)
+    specs = {**FLAT, "scalar": P()}
+    g = gradient(3, 2.0)
+    result, state = jax.shard_map(
+        lambda g: clipper.update(g, clipper.init(g)),
+        mesh=mesh_of(),
+        in_specs=(specs,),
+        out_specs=(specs, P()),
+        check_vma=check_vma,
+    )(g)
+    expected, expected_state = run(clipax.global_norm(0.5), [g])
+    chex.assert_trees_all_close(result, expected, rtol=1e-6)
+    assert float(state.metrics.norm) == pytest.approx(float(expected_state.metrics.norm), rel=1e-6)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_vmap_inside_shard_map(check_vma):
+    runs = jax.tree.map(lambda *x: np.stack(x), *[without_scalar(i, 10.0**i) for i in range(3)])
+    clipper = clipax.global_norm(0.5, axis_name="i")
+    specs = jax.tree.map(lambda s: P(None, *s), FLAT, is_leaf=lambda x: isinstance(x, P))
+    state = jax.vmap(clipper.init)(runs)
+    result, _ = jax.shard_map(
+        jax.vmap(lambda g, s: clipper.update(g, s)),
+        mesh=mesh_of(),
+        in_specs=(specs, P()),
+        out_specs=(specs, P()),
+        check_vma=check_vma,
+    )(runs, state)
+    plain = clipax.global_norm(0.5)
+    expected = jax.vmap(lambda g: plain.update(g, plain.init(g))[0])(runs)
+    chex.assert_trees_all_close(result, expected, rtol=1e-6)
+
+
+def test_two_mapped_axes_reduce_over_those_that_a_leaf_is_spread_over():
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    specs = {"both": P("x", "y"), "one": P("y"), "none": P()}
+    g = {k: np.random.default_rng(5).normal(size=(8, 4)).astype(np.float32) for k in specs}
+    clipper = clipax.global_norm(0.5, axis_name=("x", "y"))
+    result, state = jax.shard_map(
+        lambda g: clipper.update(g, clipper.init(g)),
+        mesh=mesh,
+        in_specs=(specs,),
+        out_specs=(specs, P()),
+    )(g)
+    expected, expected_state = run(clipax.global_norm(0.5), [g])
+    chex.assert_trees_all_close(result, expected, rtol=1e-6)
+    chex.assert_trees_all_close(state, expected_state, rtol=1e-6)
+
+
+@spread
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pmap_over_shards_equals_one_device(make):
+    shards = {"kernel": np.random.default_rng(0).normal(size=(8, 4, 3)).astype(np.float32)}
+    tree = {"dense": {"kernel": shards["kernel"]}}
+    clipper = make("i")
+    state = clipper.init(jax.tree.map(lambda x: x[0], tree))
+    update = jax.pmap(lambda g, s: clipper.update(g, s), axis_name="i", in_axes=(0, None))
+    result, states = update(tree, state)
+    whole = jax.tree.map(lambda x: x.reshape(-1, 3), tree)
+    expected, expected_state = run(make(None), [whole])
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda x: x.reshape(-1, 3), result), expected, rtol=1e-6
+    )
+    for device in range(8):
+        mine = jax.tree.map(lambda x, d=device: x[d], states)
+        chex.assert_trees_all_close(mine, expected_state, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pmap_with_averaged_gradients_needs_no_axis_name():
+    shards = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    optimizer = optax.chain(clipax.global_norm(0.1), optax.sgd(1.0))
+
+    def step(g):
+        return optimizer.update(jax.lax.pmean(g, "i"), optimizer.init(g))[0]
+
+    result = jax.pmap(step, axis_name="i")(shards)
+    mean = shards.mean(0)
+    expected = -mean * min(1.0, 0.1 / np.linalg.norm(mean))
+    np.testing.assert_allclose(result, np.tile(expected, (8, 1)), rtol=1e-5)
+
+
+class PmapVariantTest(chex.TestCase):
+    """The chex variant that needs several devices."""
+
+    @chex.variants(with_pmap=True)
+    @parameterized.named_parameters((row.name, row) for row in CATALOGUE)
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    def test_pmap_equals_jit(self, row):
+        clipper, g = row.make(), gradient(1, 2.0)
+        expected, _ = run(clipper, [g])
+        result, _ = self.variant(functools.partial(clipper.update))(g, clipper.init(g))
+        chex.assert_trees_all_close(result, expected, rtol=1e-6)
