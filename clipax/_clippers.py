@@ -19,7 +19,7 @@ from clipax import _validate, measures, rules, thresholds
 from clipax._core import clip_by, follow, initial_state, parameter_norms
 from clipax._scale import like
 from clipax._state import ClipState, observe
-from clipax._trees import is_measured
+from clipax._trees import incremented, is_measured
 from clipax.measures import Measure, Norm
 from clipax.thresholds import Threshold, ThresholdPolicy, as_policy
 
@@ -264,7 +264,7 @@ def value(
             jnp.maximum(*ends) for ends in zip(*map(jax.tree.leaves, (low, high)), strict=True)
         ]
         metrics = observe(state.metrics, jax.tree.leaves(norms.values), largest, [])
-        return updates, ClipState(optax.safe_increment(state.step), policy_state, metrics)
+        return updates, ClipState(incremented(state.step), policy_state, metrics)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -279,7 +279,8 @@ def _sides(limit: Any) -> tuple[ThresholdPolicy | None, ThresholdPolicy]:
     if any(isinstance(side, ThresholdPolicy) for side in limit):
         raise TypeError("`limit` must not have policies in a pair, use numbers or schedules")
     if callable(low):
-        return thresholds.scheduled(lambda step: -low(step)), as_policy("limit[1]", high)
+        below = thresholds.scheduled(lambda step: jnp.negative(low(step)))
+        return below, as_policy("limit[1]", high)
     _validate.number("limit[0]", low, low=-math.inf, high=0)
     return thresholds.constant(-low), as_policy("limit[1]", high)
 

@@ -15,7 +15,7 @@ from jax import Array
 from clipax import _validate, rules
 from clipax._scale import scale
 from clipax._state import ClipState, initial_metrics
-from clipax._trees import is_measured, where_groups
+from clipax._trees import incremented, is_measured, where_groups
 from clipax.measures import Measure, Norms
 from clipax.rules import Rule
 from clipax.thresholds import Threshold, ThresholdPolicy, as_policy
@@ -85,7 +85,7 @@ def clip_by(
         updates, metrics = scale(
             rule, nonfinite, updates, (norms, clean), thresholds, state.metrics
         )
-        return updates, ClipState(optax.safe_increment(state.step), policy_state, metrics)
+        return updates, ClipState(incremented(state.step), policy_state, metrics)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

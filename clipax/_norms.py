@@ -76,10 +76,11 @@ def _norms(norm: Norm, layout: Layout, arrays: tuple[Array, ...]) -> tuple[Array
 
 @_norms.defjvp
 def _norms_jvp(norm, layout, primals, tangents):
-    """Differentiates the plain formula at `x / ||x||`: it is safe there, and has the same slope."""
+    """Differentiates the plain formula at `x / 2^k` near 1: it is safe there, of the same slope."""
     (arrays,), (tangents,) = primals, tangents
     values = _norms(norm, layout, arrays)
-    units = _divided(layout, arrays, [lax.stop_gradient(_divisor(n)) for n in values])
+    exponents = [_exponent(lax.stop_gradient(n)) for n in values]
+    units = _times_powers(layout, arrays, [-k for k in exponents])
     plain = functools.partial(_plain, norm, layout)
     return values, jax.jvp(plain, (units,), (_wide(layout, tangents),))[1]
 
@@ -118,30 +119,35 @@ def _checked(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array
 
 
 def _rescaled(norm, layout, arrays, sums, lost, plain) -> tuple[Array, ...]:
-    """The norms where `lost`, of entries over 2^k or 2^-k, whichever the sum asks for."""
+    """The norms where `lost`, of entries times 2^k or 2^-k, whichever the sum asks for."""
     counts = _counts(layout, arrays)
     spare = math.ceil(math.log2(max(np.max(c, initial=1) for c in counts)) / 2) if norm.mean else 0
 
-    def divisor(s: Array, b: Array) -> Array:
+    def exponent(s: Array, b: Array) -> Array:
         k = _RANGES[s.dtype.name].exponent
-        needed = jnp.where(s == jnp.inf, 2.0 ** (k + spare), 2.0**-k)
-        return jnp.where(b, needed, 1).astype(s.dtype)
+        return jnp.where(b, jnp.where(s == jnp.inf, -k - spare, k), 0)
 
-    divisors = tuple(divisor(s, b) for s, b in zip(sums, lost, strict=True))
-    quotients = _plain(norm, layout, _divided(layout, arrays, divisors))
+    exponents = [exponent(s, b) for s, b in zip(sums, lost, strict=True)]
+    scaled = _plain(norm, layout, _times_powers(layout, arrays, exponents))
     return tuple(
-        jnp.where(b, q * d, n) for b, q, d, n in zip(lost, quotients, divisors, plain, strict=True)
+        jnp.where(b, jnp.ldexp(n, -k), old)
+        for b, n, k, old in zip(lost, scaled, exponents, plain, strict=True)
     )
 
 
 def _over_maximum(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array, ...]:
-    """The norm of `x / max|x|`, times the maximum: for powers that have no safe range."""
-    maxima = tuple(_divisor(m) for m in _plain(Norm(math.inf), layout, arrays))
-    # The root is taken in two halves: m * s^(1/p) may be representable where s^(1/p) is not.
+    """The norm of entries below 1, brought back: for powers that have no safe range."""
+    exponents = [_exponent(m) for m in _plain(Norm(math.inf), layout, arrays)]
+    below_one = _times_powers(layout, arrays, [-k for k in exponents])
+    # The root is taken in two halves: 2^k * s^(1/p) may be representable where s^(1/p) is not.
     halved = norm._replace(p=2 * norm.p)
-    sums = _power_sums(norm.p, layout, _divided(layout, arrays, maxima))
-    halves = _roots(halved, layout, arrays, sums)
-    return tuple(m * h * h for m, h in zip(maxima, halves, strict=True))
+    halves = _roots(halved, layout, arrays, _power_sums(norm.p, layout, below_one))
+
+    def back(half: Array, k: Array) -> Array:
+        first, second = _powers_of_two(k, half.dtype)
+        return (half * first) * (half * second)
+
+    return tuple(back(half, k) for half, k in zip(halves, exponents, strict=True))
 
 
 def _plain(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -222,20 +228,35 @@ def _counts(layout: Layout, arrays: Sequence[Array]) -> tuple[np.ndarray | int, 
     return (np.maximum(1, np.bincount(layout.groups, sizes, minlength=layout.size)),)
 
 
-def _divided(layout: Layout, arrays: Sequence[Array], divisors: Sequence[Array]) -> list[Array]:
-    """Every array over the divisor of its group."""
+def _times_powers(layout, arrays: Sequence[Array], exponents: Sequence[Array]) -> list[Array]:
+    """Every array times 2^k with the k of its group."""
     wide = _wide(layout, arrays)
-    if layout.groups is None:
-        return [x / d for x, d in zip(wide, divisors, strict=True)]
-    (vector,) = divisors
-    return [
-        x / jnp.expand_dims(vector[..., group], tuple(range(layout.batch, x.ndim)))
-        for x, group in zip(wide, layout.groups, strict=True)
-    ]
+    if layout.groups is not None:
+        (vector,) = exponents
+        exponents = [vector[..., group] for group in layout.groups]
+    powers = [_powers_of_two(k, x.dtype) for k, x in zip(exponents, wide, strict=True)]
+    # Without the barrier a power would be stored once for every entry of an array.
+    powers = lax.optimization_barrier(powers)
+
+    def times(x: Array, power: Array) -> Array:
+        return x * jnp.expand_dims(power, tuple(range(power.ndim, x.ndim)))
+
+    return [times(times(x, a), b) for x, (a, b) in zip(wide, powers, strict=True)]
 
 
-def _divisor(n: Array) -> Array:
-    return jnp.where((n > 0) & (n < jnp.inf), n, 1)
+def _powers_of_two(k: Array, dtype) -> tuple[Array, Array]:
+    """Two factors of 2^k, which may be out of range itself.
+
+    Entries are multiplied by them and not divided by 2^-k: compilers turn that into a product with
+    a reciprocal, which may flush to zero.
+    """
+    one, half = jnp.ones((), dtype), k // 2
+    return jnp.ldexp(one, half), jnp.ldexp(one, k - half)
+
+
+def _exponent(n: Array) -> Array:
+    """The k with 2^(k-1) <= n < 2^k; 0 where n is not positive and finite."""
+    return jnp.where((n > 0) & (n < jnp.inf), jnp.frexp(n)[1], 0)
 
 
 def _wide(layout: Layout, arrays: Sequence[Array]) -> list[Array]:

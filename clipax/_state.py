@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
+
+from clipax._trees import incremented
 
 
 class Metrics(NamedTuple):
@@ -56,13 +57,15 @@ def initial_metrics(norms: list[Array], name: str | None, *, observed: bool, sca
         scalar: whether the threshold is one number for all groups, and so free to keep.
     """
     dtype = functools.reduce(jnp.promote_types, [n.dtype for n in norms], jnp.dtype("float32"))
-    start = Metrics(0.0, jnp.inf, 1.0, 0.0, 0, 0)
-    if not observed:
-        start = Metrics(None, jnp.inf if scalar else None, None, None, None, None)
-    # Every array has a buffer of its own, so that a state can be donated.
-    metrics = jax.tree.map(
-        lambda x: jnp.array(x, dtype if isinstance(x, float) else jnp.int32), start
-    )
+
+    def array(value: float, kind: Any = dtype) -> Array:
+        return jnp.array(value, kind)  # in a buffer of its own, so that a state can be donated
+
+    threshold = array(jnp.inf) if observed or scalar else None
+    metrics = Metrics(None, threshold, None, None, None, None)
+    if observed:
+        counts = array(0, jnp.int32), array(0, jnp.int32)
+        metrics = Metrics(array(0), threshold, array(1), array(0), *counts)
     return metrics if name is None else {name: metrics}
 
 
@@ -100,4 +103,4 @@ def _over_all(reduce, arrays: list[Array]) -> Array:
 
 
 def _counted(count: Array, event: Array) -> Array:
-    return jnp.where(event, optax.safe_increment(count), count)
+    return jnp.where(event, incremented(count), count)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array, lax
 from jax.tree_util import FlattenedIndexKey, GetAttrKey, SequenceKey
 
@@ -107,3 +108,8 @@ def where_groups(condition: Array, new: Any, old: Any) -> Any:
         return jnp.where(jnp.broadcast_to(condition, b.shape), a, b).astype(b.dtype)
 
     return jax.tree.map(select, new, old)
+
+
+def incremented(count: Array) -> Array:
+    """One more, and no more than the largest integer."""
+    return jnp.asarray(optax.safe_increment(count))

@@ -39,7 +39,8 @@ def number(
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         kind = "a Python number (see `static_args` of optax.inject_hyperparams)"
         raise TypeError(f"`{name}` must be {kind if static else 'a number'}, got {shown(value)}")
-    if not (low < value if above else low <= value) or not value <= high:
+    given = float(value)
+    if not (low < given if above else low <= given) or not given <= high:
         bracket = "(" if above else "["
         raise ValueError(f"`{name}` must be in {bracket}{low:g}, {high:g}], got {value!r}")
 

@@ -102,10 +102,12 @@ def smooth(norm: Array, threshold: Array) -> Array:
         >>> smooth(jnp.array([0.5, 2.0, 6.0]), jnp.array(2.0)).round(3)
         Array([0.8 , 0.5 , 0.25], dtype=float32)
     """
-    zero = threshold == 0
-    ratio = _ratio(norm, jnp.where(zero, 1, threshold))  # tau + n may overflow where it does not
-    factor = _ratio(jnp.ones_like(ratio), 1 + ratio)
-    return jnp.where(zero, jnp.where(norm == 0, 1, 0), factor).astype(norm.dtype)
+    half = jnp.where(jnp.maximum(norm, threshold) > 1, 0.5, 1).astype(norm.dtype)
+    above = threshold * half
+    below = above + norm * half  # tau + n itself may overflow
+    free = (norm == 0) | (threshold == jnp.inf)
+    factor = _ratio(jnp.where(free, 1, above), jnp.where(free, 1, below))
+    return jnp.where(free, 1, factor)
 
 
 def skip(norm: Array, threshold: Array) -> Array:

@@ -19,7 +19,7 @@ there are.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ import optax
 from jax import Array
 
 from clipax import _validate
-from clipax._trees import where_groups
+from clipax._trees import incremented, where_groups
 
 
 class ThresholdPolicy(NamedTuple):
@@ -74,7 +74,7 @@ def as_policy(name: str, threshold: Any) -> ThresholdPolicy:
     if isinstance(threshold, ThresholdPolicy):
         return threshold
     if callable(threshold):
-        return scheduled(threshold)
+        return scheduled(cast(optax.Schedule, threshold))
     try:
         _validate.number(name, threshold)
     except TypeError:
@@ -218,7 +218,7 @@ def _push(ring: _Ring, value: Array) -> _Ring:
     return _Ring(
         values=jnp.where(_slot(ring), value[None].astype(ring.values.dtype), ring.values),
         position=(ring.position + 1) % window,
-        seen=optax.safe_increment(ring.seen),
+        seen=incremented(ring.seen),
     )
 
 
@@ -366,17 +366,17 @@ def moving_mean(
 
 
 def _mean(ring: _Ring) -> Array:
-    """The mean of what a ring filled with zeros holds, of values up to the largest float."""
-    largest = jnp.max(ring.values, axis=0)
-    shares = ring.values / jnp.where(largest > 0, largest, 1)[None]
-    held = jnp.clip(ring.seen, 1, ring.values.shape[0])
-    return largest * (jnp.sum(shares, axis=0) / held.astype(shares.dtype))
+    """The mean of what a ring filled with zeros holds: large values are divided before the sum."""
+    held = jnp.clip(ring.seen, 1, ring.values.shape[0]).astype(ring.values.dtype)
+    share = jnp.where(jnp.max(ring.values, axis=0) > 1, 1 / held, 1)
+    total = jnp.sum(ring.values * share[None], axis=0)
+    return jnp.where(share < 1, total, total / held)
 
 
 class DecayedState(NamedTuple):
     """State of `decayed`: norms seen, decays so far, and which of the last norms were clipped."""
 
-    count: Array
+    steps: Array
     decays: Array
     clipped: _Ring | tuple[()]
 
@@ -421,7 +421,7 @@ def decayed(
         >>> tau
         Array([4.], dtype=float32)
     """
-    _validate.number("initial", initial, high=np.finfo(np.float32).max)
+    _validate.number("initial", initial, high=float(np.finfo(np.float32).max))
     _validate.number("decay", decay, high=1, above=True)
     _validate.count("every", every)
     _validate.number("floor", floor)
@@ -439,13 +439,13 @@ def decayed(
         del step, param_norm, extra_args
         power = jnp.exp(state.decays.astype(norm.dtype) * log_decay)
         threshold = jnp.maximum(floor, initial * power).astype(norm.dtype)
-        count, clipped = optax.safe_increment(state.count), state.clipped
-        due = count % every == 0
+        steps, clipped = incremented(state.steps), state.clipped
+        due = steps % every == 0
         if clip_rate is not None:
             clipped = _push(clipped, norm > threshold)
             share = jnp.sum(clipped.values, axis=0) / jnp.minimum(clipped.seen, window)
             due &= share > clip_rate
-        decays = jnp.where(due, optax.safe_increment(state.decays), state.decays)
-        return threshold, DecayedState(count, decays, clipped)
+        decays = jnp.where(due, incremented(state.decays), state.decays)
+        return threshold, DecayedState(steps, decays, clipped)
 
     return ThresholdPolicy(init_fn, update_fn)

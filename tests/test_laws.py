@@ -425,7 +425,7 @@ def test_leaf_shaped_state_is_found_by_tree_map_params(row):
 def test_tracked_statistics_are_read_and_set_by_name(row):
     state = row.make().init(plain())
     for field in getattr(state.policy, "_fields", ()):
-        if field in ("count", "decays"):
+        if field in ("steps", "decays"):
             value = optax.tree_utils.tree_get(state, field)
             state = optax.tree_utils.tree_set(state, **{field: value + 3})
             assert np.all(np.asarray(optax.tree_utils.tree_get(state, field)) == 3)

@@ -96,7 +96,9 @@ CELLS = [(rule, cell, cases) for rule, row in TABLE.items() for cell, cases in r
 @pytest.mark.parametrize(("rule", "cell", "cases"), CELLS, ids=[f"{r}-{c}" for r, c, _ in CELLS])
 def test_edge_case_is_that_of_the_table(rule, cell, cases):
     del cell
-    norm, threshold, expected = (np.array(column, np.float32) for column in zip(*cases, strict=True))
+    norm, threshold, expected = (
+        np.array(column, np.float32) for column in zip(*cases, strict=True)
+    )
     for rule_of in (RULES[rule], jitted[RULES[rule]]):
         factor = np.asarray(rule_of(jnp.asarray(norm), jnp.asarray(threshold)))
         np.testing.assert_allclose(factor, expected, rtol=4 * EPS)
@@ -107,7 +109,9 @@ def test_edge_case_is_that_of_the_table(rule, cell, cases):
 
 @every
 @pytest.mark.parametrize(
-    "shapes", [((), ()), ((5,), ()), ((5,), (5,)), ((2, 3), ()), ((2, 3), (1, 3)), ((0,), ())], ids=str
+    "shapes",
+    [((), ()), ((5,), ()), ((5,), (5,)), ((2, 3), ()), ((2, 3), (1, 3)), ((0,), ())],
+    ids=str,
 )
 def test_factor_has_the_shape_of_the_norm_and_is_elementwise(rule, shapes):
     norm_shape, threshold_shape = shapes
@@ -120,7 +124,7 @@ def test_factor_has_the_shape_of_the_norm_and_is_elementwise(rule, shapes):
         float(rule(jnp.asarray(n), jnp.asarray(t)))
         for n, t in zip(norm.ravel(), np.broadcast_to(threshold, norm_shape).ravel(), strict=True)
     ]
-    np.testing.assert_array_equal(np.ravel(factor), np.asarray(flat, np.float32))
+    np.testing.assert_allclose(np.ravel(factor), flat, rtol=2 * EPS)
 
 
 @every
@@ -205,7 +209,7 @@ def test_factor_is_that_of_the_formula_for_many_pairs(rule):
 def test_factor_never_grows_with_the_norm(rule, norm, threshold):
     norm = np.sort(norm)
     factor = factors(rule, norm, np.full(SIZE, threshold, np.float32))
-    assert (np.diff(factor) <= 0).all()
+    assert (factor[1:] <= factor[:-1]).all()
 
 
 @every
@@ -214,7 +218,7 @@ def test_factor_never_grows_with_the_norm(rule, norm, threshold):
 def test_factor_never_falls_with_the_threshold(rule, norm, threshold):
     threshold = np.sort(threshold)
     factor = factors(rule, np.full(SIZE, norm, np.float32), threshold)
-    assert (np.diff(factor) >= 0).all()
+    assert (factor[1:] >= factor[:-1]).all()
 
 
 def test_smoothed_norm_grows_with_the_norm():
@@ -257,9 +261,9 @@ def check_ratio(a, b):
     for found in _ratio_partials(jnp.asarray(a), jnp.asarray(b)):
         for partial, expected in zip(found, true_partials(a, b), strict=True):
             size = abs(expected)
-            usual = (size > 2 * TINY) & (size < LARGEST / 2)
+            usual = (size > 2 * TINY) & (size < LARGEST / 2) & (b < 0.5 / TINY)  # 1 / b is normal
             np.testing.assert_allclose(np.asarray(partial)[usual], expected[usual], rtol=4 * EPS)
-            assert (abs(np.asarray(partial))[size <= 2 * TINY] <= 4 * TINY).all()
+            assert (abs(np.asarray(partial))[size < LARGEST / 2] <= 2 * size[size < LARGEST / 2]).all()
 
 
 def test_second_derivative_of_a_ratio_is_right():

@@ -1,0 +1,120 @@
+"""What a clipper costs, counted and not timed: passes, copies, sorts, collectives, dispatches."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import clipax
+
+CLIPPERS = {
+    "global_norm": clipax.global_norm(1.0),
+    "per_leaf": clipax.per_leaf(1.0),
+    "adaptive": clipax.adaptive(),
+    "moving_average": clipax.moving_average(),
+    "decaying": clipax.decaying(1.0),
+}
+each = pytest.mark.parametrize("clipper", CLIPPERS.values(), ids=CLIPPERS)
+
+
+def leaves(dtype, count=4, size=2**18):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=size), dtype) for _ in range(count)]
+
+
+def compiled(clipper, tree, donate=(), wrap=lambda f: f):
+    state = wrap(clipper.init)(tree)
+    update = jax.jit(wrap(lambda g, s: clipper.update(g, s)), donate_argnums=donate)
+    return update.lower(tree, state).compile()
+
+
+def cost(executable, key):
+    analysis = executable.cost_analysis()
+    return (analysis[0] if isinstance(analysis, list) else analysis)[key]
+
+
+@each
+def test_no_float32_copy_of_a_16_bit_gradient_is_kept(clipper):
+    tree = leaves(jnp.bfloat16)
+    one_leaf_wide = 4 * tree[0].size
+    assert compiled(clipper, tree).memory_analysis().temp_size_in_bytes < one_leaf_wide / 4
+
+
+@each
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda d: d.__name__)
+def test_donated_gradient_is_clipped_in_place(clipper, dtype):
+    tree = leaves(dtype)
+    memory = compiled(clipper, tree, donate=0).memory_analysis()
+    assert memory.alias_size_in_bytes >= sum(x.nbytes for x in tree)
+    assert memory.temp_size_in_bytes < tree[0].nbytes / 4
+
+
+@each
+def test_usual_path_reads_the_gradient_twice_and_writes_it_once(clipper):
+    """Against optax, whose branches on the threshold are counted as ours are."""
+    tree = leaves(jnp.float32, count=1, size=2**20)
+    ours = compiled(clipper, tree).as_text()
+    outside = "\n".join(_outside_of_conditionals(ours))
+    reductions = re.findall(r"= f32\[\][^=]* reduce\(", outside)
+    assert len(reductions) <= 2, outside  # the sum of squares, split over threads at most
+
+
+def _outside_of_conditionals(text):
+    """The lines of the computations that no `conditional` calls, directly or not."""
+    bodies = re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ \(.*\) -> )", text)
+    by_name = {re.match(r"(?:ENTRY )?%?([\w.\-]+)", body.strip()).group(1): body for body in bodies}
+    inside, frontier = set(), []
+    for body in bodies:
+        for line in body.splitlines():
+            if " conditional(" in line:
+                frontier += re.findall(r"%([\w.\-]+)", line.split("conditional(")[1])
+    while frontier:
+        name = frontier.pop()
+        if name in by_name and name not in inside:
+            inside.add(name)
+            frontier += re.findall(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)", by_name[name])
+    return [
+        line for name, body in by_name.items() if name not in inside for line in body.splitlines()
+    ]
+
+
+@each
+def test_batch_of_runs_costs_what_the_runs_cost(clipper):
+    """A `select` in place of the `cond` would compute the fallback of every run."""
+    tree = leaves(jnp.float32, count=2, size=2**16)
+    batch = [jnp.stack([x] * 8) for x in tree]
+    single, many = compiled(clipper, tree), compiled(clipper, batch, wrap=jax.vmap)
+    assert " conditional(" in many.as_text()
+    assert cost(many, "flops") <= 8.2 * cost(single, "flops")
+    assert many.memory_analysis().temp_size_in_bytes <= 0.3 * sum(x.nbytes for x in batch)
+
+
+def test_sorted_window_is_never_sorted():
+    text = compiled(clipax.adaptive(window=500), leaves(jnp.float32)).as_text()
+    assert not re.search(r"\bsort\(", text)
+
+
+@each
+def test_state_of_one_norm_is_small(clipper):
+    state = clipper.init(leaves(jnp.float32))
+    size = sum(x.nbytes for x in jax.tree.leaves(state))
+    assert size <= 8 * 1000 + 100
+
+
+def test_unnamed_and_named_clippers_cost_the_same():
+    tree = leaves(jnp.float32)
+    plain, named = (compiled(clipax.global_norm(1.0, name=n), tree) for n in (None, "clip"))
+    assert cost(plain, "flops") == cost(named, "flops")
+    assert cost(plain, "bytes accessed") == cost(named, "bytes accessed")
+
+
+def test_metrics_that_nobody_reads_cost_no_pass():
+    tree = leaves(jnp.float32)
+    moved = 4 * sum(x.nbytes for x in tree)
+    extra = cost(compiled(clipax.global_norm(1.0), tree), "bytes accessed") - cost(
+        compiled(optax.clip_by_global_norm(1.0), tree), "bytes accessed"
+    )
+    assert extra < 2 * moved  # the branch of the fallback, which is counted and not taken
