@@ -190,7 +190,7 @@ def group_arrays(groups: str, tree: Any) -> list[list[np.ndarray]]:
         return [[entry] for _, x in found for entry in double(x).ravel()]
     if groups == "unit":
         return [[column] for _, x in found for column in _units(double(x))]
-    by_key: dict[Any, list[np.ndarray]] = {}
+    by_key: dict[Any, list[np.ndarray]] = {label: [] for label in "ab" if groups == "label"}
     for i, (path, x) in enumerate(found):
         keys = tuple(getattr(k, "key", getattr(k, "idx", getattr(k, "name", None))) for k in path)
         key = {

@@ -15,6 +15,7 @@ from catalogue import (
     group_arrays,
     group_norms,
     inexact,
+    label_of,
     mixed,
     norm_of,
     plain,
@@ -174,6 +175,30 @@ def run_mixed(clipper, gradients, state=None):
     return results, state
 
 
+@rows("rescale", fixed=True)
+@pytest.mark.parametrize("threshold", [1e-3, 1e-8, 1e-20])
+def test_small_threshold_is_reached(row, threshold):
+    """Nothing is added to a norm: half of each group is cut off, however small it is."""
+    clipper = rescaled_to(row, threshold)
+    gradient = {"dense": {"kernel": jnp.full((1, 1), 2 * threshold)}}
+    result = clipax.clip(gradient, clipper)[0]
+    assert float(result["dense"]["kernel"][0, 0]) == pytest.approx(threshold, rel=1e-6)
+
+
+def rescaled_to(row, threshold):
+    if row.groups == "label":
+        return clipax.per_group(threshold, label_of)
+    measure = {
+        "tree": clipax.measures.per_tree,
+        "layer": clipax.measures.per_layer,
+        "leaf": clipax.measures.per_leaf,
+        "unit": clipax.measures.per_unit,
+        "element": clipax.measures.per_element,
+    }[row.groups]
+    norm = clipax.measures.rms if row.ord == "rms" else clipax.measures.lp(row.ord)
+    return clipax.clip_by(measure(norm), threshold)
+
+
 # Law 3: within the threshold nothing changes, to the bit.
 
 
@@ -301,26 +326,28 @@ def test_sanitized_gradient_is_that_without_its_nonfinite_entries(row, bad):
 
 
 @every
-def test_group_that_is_not_hit_goes_on(row):
-    """The state of one group is frozen, that of another moves."""
-    history = series(4)
-    clipper = row.make()
-    _, hit = run(clipper, [*history, poisoned(np.nan)])
-    _, clean = run(clipper, [*history, poisoned(0.0)])
-    result_hit = jax.tree.leaves(hit.policy)
-    if row.groups == "tree" or not result_hit:
-        return
+def test_only_the_group_that_is_hit_is_frozen(row):
+    """Its state stays to the bit, that of every other group moves as if nothing had happened."""
+    clipper, history, bad = row.make(), series(4), poisoned(np.nan)
     _, before = run(clipper, history)
-    changed = [
-        np.asarray(a) != np.asarray(b)
-        for a, b in zip(result_hit, jax.tree.leaves(before.policy), strict=True)
-    ]
-    agreeing = [
-        np.asarray(a) == np.asarray(b)
-        for a, b in zip(result_hit, jax.tree.leaves(clean.policy), strict=True)
-    ]
-    assert any(c.any() for c in changed)
-    assert not all(a.all() for a in agreeing)
+    _, hit = run(clipper, [bad], before)
+    _, clean = run(clipper, [poisoned(0.0)], before)
+    frozen = frozen_groups(row, bad)
+    states = (jax.tree.leaves(s.policy) for s in (before, hit, clean))
+    for i, (old, new, other) in enumerate(zip(*states, strict=True)):
+        mask = np.broadcast_to(frozen[i % len(frozen)], new.shape)
+        np.testing.assert_array_equal(new, np.where(mask, old, other))
+
+
+def frozen_groups(row, gradient):
+    """For every array of norms which of its groups are not finite."""
+    if row.groups not in ("unit", "element"):
+        groups = group_arrays(row.groups, gradient)
+        return [np.array([not all(np.isfinite(x).all() for x in arrays) for arrays in groups])]
+    leaves = [~np.isfinite(np.asarray(x)) for x in jax.tree.leaves(gradient)]
+    if row.groups == "element":
+        return leaves
+    return [x.any(axis=0 if x.ndim > 1 else None, keepdims=True) for x in leaves]
 
 
 # Law 6: no state is absorbing.

@@ -263,7 +263,9 @@ def check_ratio(a, b):
             size = abs(expected)
             usual = (size > 2 * TINY) & (size < LARGEST / 2) & (b < 0.5 / TINY)  # 1 / b is normal
             np.testing.assert_allclose(np.asarray(partial)[usual], expected[usual], rtol=4 * EPS)
-            assert (abs(np.asarray(partial))[size < LARGEST / 2] <= 2 * size[size < LARGEST / 2]).all()
+            assert (
+                abs(np.asarray(partial))[size < LARGEST / 2] <= 2 * size[size < LARGEST / 2]
+            ).all()
 
 
 def test_second_derivative_of_a_ratio_is_right():

@@ -345,7 +345,9 @@ def test_initial_stands_in_before_the_first_finite_norm():
 
 def value_of(policy, norm=1.0, step=0):
     norm = jnp.asarray(norm, jnp.float32)
-    threshold, _ = policy.update(norm, policy.init(jnp.zeros_like(norm)), step=step, param_norm=None)
+    threshold, _ = policy.update(
+        norm, policy.init(jnp.zeros_like(norm)), step=step, param_norm=None
+    )
     return threshold
 
 
