@@ -19,10 +19,10 @@ from clipax._clippers import (
     per_group,
     per_layer,
     per_leaf,
-    value,
 )
 from clipax._core import clip_by
 from clipax._observe import clip, metrics
+from clipax._value import value
 from clipax.thresholds import ThresholdPolicy
 
 __version__ = "0.1.0"

@@ -68,8 +68,6 @@ def clip_by(
     _validate.options(nonfinite, name)
     scalar = not isinstance(threshold, ThresholdPolicy)
 
-    scalar = not isinstance(threshold, ThresholdPolicy)
-
     def init_fn(params: optax.Params) -> ClipState:
         return initial_state(measure, policy, params, name, scalar=scalar)
 

@@ -79,8 +79,8 @@ def _norms_jvp(norm, layout, primals, tangents):
     """Differentiates the plain formula at `x / 2^k` near 1: it is safe there, of the same slope."""
     (arrays,), (tangents,) = primals, tangents
     values = _norms(norm, layout, arrays)
-    exponents = [_exponent(lax.stop_gradient(n)) for n in values]
-    units = _times_powers(layout, arrays, [-k for k in exponents])
+    factors = [_powers_of_two(-_exponent(lax.stop_gradient(n)), n.dtype) for n in values]
+    units = _times(layout, arrays, factors)
     plain = functools.partial(_plain, norm, layout)
     return values, jax.jvp(plain, (units,), (_wide(layout, tangents),))[1]
 
@@ -128,7 +128,8 @@ def _rescaled(norm, layout, arrays, sums, lost, plain) -> tuple[Array, ...]:
         return jnp.where(b, jnp.where(s == jnp.inf, -k - spare, k), 0)
 
     exponents = [exponent(s, b) for s, b in zip(sums, lost, strict=True)]
-    scaled = _plain(norm, layout, _times_powers(layout, arrays, exponents))
+    powers = [_powers_of_two(k, s.dtype) for k, s in zip(exponents, sums, strict=True)]
+    scaled = _plain(norm, layout, _times(layout, arrays, powers))
     return tuple(
         jnp.where(b, jnp.ldexp(n, -k), old)
         for b, n, k, old in zip(lost, scaled, exponents, plain, strict=True)
@@ -136,18 +137,23 @@ def _rescaled(norm, layout, arrays, sums, lost, plain) -> tuple[Array, ...]:
 
 
 def _over_maximum(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array, ...]:
-    """The norm of entries below 1, brought back: for powers that have no safe range."""
-    exponents = [_exponent(m) for m in _plain(Norm(math.inf), layout, arrays)]
-    below_one = _times_powers(layout, arrays, [-k for k in exponents])
-    # The root is taken in two halves: 2^k * s^(1/p) may be representable where s^(1/p) is not.
+    """The norm of `x / max|x|`, times the maximum: for powers that have no safe range."""
+    maxima = _plain(Norm(math.inf), layout, arrays)
+    exponents = [_exponent(m) for m in maxima]
+    mantissas = [_mantissa(m) for m in maxima]
+    factors = [
+        (*_powers_of_two(-k, m.dtype), 1 / m) for k, m in zip(exponents, mantissas, strict=True)
+    ]
+    # The root is taken in two halves: max|x| s^(1/p) may be representable where s^(1/p) is not.
     halved = norm._replace(p=2 * norm.p)
-    halves = _roots(halved, layout, arrays, _power_sums(norm.p, layout, below_one))
+    sums = _power_sums(norm.p, layout, _times(layout, arrays, factors))
+    halves = _roots(halved, layout, arrays, sums)
 
-    def back(half: Array, k: Array) -> Array:
+    def back(half: Array, k: Array, mantissa: Array, maximum: Array) -> Array:
         first, second = _powers_of_two(k, half.dtype)
-        return (half * first) * (half * second)
+        return jnp.maximum(maximum, (half * first) * (half * second) * mantissa)
 
-    return tuple(back(half, k) for half, k in zip(halves, exponents, strict=True))
+    return tuple(map(back, halves, exponents, mantissas, maxima))
 
 
 def _plain(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -228,20 +234,25 @@ def _counts(layout: Layout, arrays: Sequence[Array]) -> tuple[np.ndarray | int, 
     return (np.maximum(1, np.bincount(layout.groups, sizes, minlength=layout.size)),)
 
 
-def _times_powers(layout, arrays: Sequence[Array], exponents: Sequence[Array]) -> list[Array]:
-    """Every array times 2^k with the k of its group."""
+def _times(layout, arrays: Sequence[Array], factors: Sequence[tuple[Array, ...]]) -> list[Array]:
+    """Every array times the factors of its group, one after the other."""
     wide = _wide(layout, arrays)
-    if layout.groups is not None:
-        (vector,) = exponents
-        exponents = [vector[..., group] for group in layout.groups]
-    powers = [_powers_of_two(k, x.dtype) for k, x in zip(exponents, wide, strict=True)]
-    # Without the barrier a power would be stored once for every entry of an array.
-    powers = lax.optimization_barrier(powers)
+    if layout.groups is None:
+        own = lax.optimization_barrier(list(factors))
+    else:
+        # Behind the barrier they are plain scalars. Otherwise the compiler would spread them, and
+        # what they come from, over whole arrays in memory.
+        (vectors,) = factors
+        scalars = [tuple(v[..., group] for v in vectors) for group in range(layout.size)]
+        scalars = lax.optimization_barrier(scalars)
+        own = [scalars[group] for group in layout.groups]
 
-    def times(x: Array, power: Array) -> Array:
-        return x * jnp.expand_dims(power, tuple(range(power.ndim, x.ndim)))
+    def product(x: Array, several: tuple[Array, ...]) -> Array:
+        for factor in several:
+            x = x * jnp.expand_dims(factor, tuple(range(factor.ndim, x.ndim)))
+        return x
 
-    return [times(times(x, a), b) for x, (a, b) in zip(wide, powers, strict=True)]
+    return [product(x, several) for x, several in zip(wide, own, strict=True)]
 
 
 def _powers_of_two(k: Array, dtype) -> tuple[Array, Array]:
@@ -257,6 +268,11 @@ def _powers_of_two(k: Array, dtype) -> tuple[Array, Array]:
 def _exponent(n: Array) -> Array:
     """The k with 2^(k-1) <= n < 2^k; 0 where n is not positive and finite."""
     return jnp.where((n > 0) & (n < jnp.inf), jnp.frexp(n)[1], 0)
+
+
+def _mantissa(n: Array) -> Array:
+    """`n / 2^k`; 1 where n is not positive and finite."""
+    return jnp.where((n > 0) & (n < jnp.inf), jnp.frexp(n)[0], 1)
 
 
 def _wide(layout: Layout, arrays: Sequence[Array]) -> list[Array]:

@@ -21,13 +21,15 @@ def for_each_leaf(argument: str, value: Any, tree: Any) -> list[Any]:
     """Spreads `value`, a prefix tree or a function of the path, over the leaves of `tree`.
 
     Raises:
+        TypeError: if it is a function that gives None or something that has no hash.
         ValueError: if it is a tree that is no prefix; `argument` is its name in the message.
     """
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     if not paths:
         return []
     if callable(value):
-        return [value(jax.tree_util.keystr(p, simple=True, separator="/")) for p in paths]
+        names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
+        return [_checked(argument, name, value(name)) for name in names]
     try:
         return jax.tree.leaves(jax.tree.broadcast(value, tree))
     except ValueError as error:
@@ -36,6 +38,14 @@ def for_each_leaf(argument: str, value: Any, tree: Any) -> list[Any]:
             f"`{argument}` must be a prefix of the gradient's tree or a function of the path of a "
             f"leaf, got {found} for {wanted}"
         ) from error
+
+
+def _checked(argument: str, path: str, key: Any) -> Hashable:
+    if key is None or not isinstance(key, Hashable):
+        raise TypeError(
+            f"`{argument}` must give values that can be keys of a dict, got {key!r} for {path!r}"
+        )
+    return key
 
 
 def layer_of_each_leaf(tree: Any) -> list[Hashable]:

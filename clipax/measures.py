@@ -250,7 +250,8 @@ def per_element(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = Non
     )._replace(observed=False)
 
 
-_ALL = "all"
+_ALL = "all"  # the key of the one group of a whole tree
+_NONE = object()  # in place of a key: in no group
 
 
 def _one_for_all(tree: Any) -> list[Hashable]:
@@ -274,13 +275,13 @@ def _over_leaves(assign, norm: Norm, axis_name, replicated, names=None) -> Measu
 
     def groups(tree: Any) -> tuple[tuple[int | None, ...], int]:
         leaves = jax.tree.leaves(tree)
-        keys = [k if is_measured(x) else None for k, x in zip(assign(tree), leaves, strict=True)]
-        order = dict.fromkeys(k for k in keys if k is not None) if names is None else names
+        keys = [k if is_measured(x) else _NONE for k, x in zip(assign(tree), leaves, strict=True)]
+        order = dict.fromkeys(key for key in keys if key is not _NONE) if names is None else names
         index = {key: i for i, key in enumerate(order)}
-        unknown = [key for key in keys if key is not None and key not in index]
+        unknown = [key for key in keys if key is not _NONE and key not in index]
         if unknown:
             raise ValueError(f"`labels` gave {unknown[0]!r}; accepted are {list(index)}")
-        return tuple(None if key is None else index[key] for key in keys), len(index)
+        return tuple(index.get(key) for key in keys), len(index)
 
     def init(params: optax.Params) -> Norms:
         members, size = groups(params)

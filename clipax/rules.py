@@ -83,7 +83,8 @@ def normalize(norm: Array, threshold: Array) -> Array:
     threshold = jnp.broadcast_to(threshold, norm.shape)
     free = (norm == 0) | (threshold == jnp.inf)
     factor = _ratio(jnp.where(free, 1, threshold), jnp.where(free, 1, norm))
-    return jnp.where(threshold == 0, jnp.zeros_like(factor), factor)
+    largest = jnp.finfo(factor.dtype).max  # an infinite factor would make NaN of zero entries
+    return jnp.where(threshold == 0, jnp.zeros_like(factor), jnp.minimum(factor, largest))
 
 
 def smooth(norm: Array, threshold: Array) -> Array:
@@ -107,7 +108,8 @@ def smooth(norm: Array, threshold: Array) -> Array:
     below = above + norm * half  # tau + n itself may overflow
     free = (norm == 0) | (threshold == jnp.inf)
     factor = _ratio(jnp.where(free, 1, above), jnp.where(free, 1, below))
-    return jnp.where(free, 1, factor)
+    shrunk = jnp.where(norm > threshold, 1 - 2 * jnp.finfo(norm.dtype).eps, 1)
+    return jnp.where(free, 1, factor * shrunk).astype(norm.dtype)
 
 
 def skip(norm: Array, threshold: Array) -> Array:

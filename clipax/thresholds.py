@@ -13,8 +13,7 @@ learn from the norms that pass by.
 | `decayed`           | initial x decay^k, k by steps        | 2 numbers            |
 | with `clip_rate`    | the same, k only while much is cut   | window + 4 numbers   |
 
-A policy is written elementwise over the norms of the groups that it serves and never asks how many
-there are.
+A policy is written elementwise over the norms of its groups and never asks how many there are.
 """
 
 import math
@@ -27,7 +26,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from clipax import _validate
+from clipax import _validate, _windows
 from clipax._trees import incremented, where_groups
 
 
@@ -133,7 +132,7 @@ def scheduled(schedule: optax.Schedule) -> ThresholdPolicy:
 
     Example:
         >>> policy = clipax.thresholds.scheduled(optax.linear_schedule(4.0, 1.0, 100))
-        >>> policy.update(jnp.array([1.0]), (), step=50, param_norm=None)[0]
+        >>> policy.update(jnp.ones(1), (), step=50, param_norm=None)[0]
         Array(2.5, dtype=float32)
     """
     if not callable(schedule):
@@ -179,6 +178,8 @@ def by_group(thresholds: Sequence[Threshold]) -> ThresholdPolicy:
         return tuple(policy.init(norm) for policy in policies)
 
     def update_fn(norm, state, **extra_args):
+        if not policies:
+            return jnp.zeros_like(norm), ()
         pairs = [p.update(norm, s, **extra_args) for p, s in zip(policies, state, strict=True)]
         values, states = zip(*pairs, strict=True)
         own = [jnp.broadcast_to(value, norm.shape)[i] for i, value in enumerate(values)]
@@ -187,45 +188,10 @@ def by_group(thresholds: Sequence[Threshold]) -> ThresholdPolicy:
     return ThresholdPolicy(init_fn, update_fn)
 
 
-class _Ring(NamedTuple):
-    """The last values of each group: the oldest is at `position`, and `seen` have come so far."""
-
-    values: Array
-    position: Array
-    seen: Array
-
-
-def _ring(window: int, like: Array, fill: float) -> _Ring:
-    """A window filled with `fill` for groups like the zeros `like`."""
-    column = jnp.full((window,) + (1,) * like.ndim, fill, like.dtype)
-    values = column + like[None]  # a sum has the sharding of `like`
-    return _Ring(values, _no_count(like), _no_count(like))
-
-
-def _no_count(like: Array) -> Array:
-    """A counter at zero for each group, in a buffer of its own, so that a state can be donated."""
-    return jnp.copy(like.astype(jnp.int32))
-
-
-def _slot(ring: _Ring) -> Array:
-    """Where the next value goes. A comparison, as slices of a sharded state cannot be updated."""
-    steps = jax.lax.broadcasted_iota(jnp.int32, ring.values.shape, 0)
-    return steps == ring.position[None]
-
-
-def _push(ring: _Ring, value: Array) -> _Ring:
-    window = ring.values.shape[0]
-    return _Ring(
-        values=jnp.where(_slot(ring), value[None].astype(ring.values.dtype), ring.values),
-        position=(ring.position + 1) % window,
-        seen=incremented(ring.seen),
-    )
-
-
 class WindowPercentileState(NamedTuple):
     """State of `window_percentile`: the last norms in order of time and in order of size."""
 
-    history: _Ring
+    history: _windows.Ring
     ascending: Array
 
 
@@ -278,14 +244,14 @@ def window_percentile(
     below, above = np.floor(rank).astype(np.int32), np.ceil(rank).astype(np.int32)
 
     def init_fn(norm):
-        history = _ring(window, norm, jnp.inf)
+        history = _windows.ring(window, norm, jnp.inf)
         return WindowPercentileState(history, jnp.copy(history.values))
 
     def update_fn(norm, state, *, step, param_norm, **extra_args):
         del step, param_norm, extra_args
-        oldest = jnp.max(jnp.where(_slot(state.history), state.history.values, 0), axis=0)
+        oldest = jnp.max(jnp.where(_windows.slot(state.history), state.history.values, 0), axis=0)
         pushed = WindowPercentileState(
-            _push(state.history, norm), _exchange(state.ascending, oldest, norm)
+            _windows.push(state.history, norm), _windows.exchange(state.ascending, oldest, norm)
         )
         state = where_groups(jnp.isfinite(norm), pushed, state)
         held = jnp.minimum(state.history.seen, window)
@@ -301,18 +267,10 @@ def window_percentile(
     return ThresholdPolicy(init_fn, update_fn)
 
 
-def _exchange(ascending: Array, old: Array, new: Array) -> Array:
-    """Takes `old` out of a sorted window and puts `new` in: every entry moves at most one place."""
-    last = jnp.full_like(ascending[:1], jnp.inf)
-    rest = jnp.where(ascending < old[None], ascending, jnp.concatenate([ascending[1:], last]))
-    before = jnp.concatenate([jnp.zeros_like(last), rest[:-1]])
-    return jnp.minimum(rest, jnp.maximum(before, new[None]))
-
-
 class MovingMeanState(NamedTuple):
     """State of `moving_mean`: the last clipped norms."""
 
-    history: _Ring
+    history: _windows.Ring
 
 
 def moving_mean(
@@ -333,7 +291,7 @@ def moving_mean(
         multiplier: a number > 0. Below 1 every threshold is below the last ones.
         window: how many norms are remembered, >= 1; a Python number.
         warmup: how many norms must have been seen, >= 0; it may exceed the window.
-        initial: a threshold >= 0, which may be infinite.
+        initial: a threshold > 0, which may be infinite; at 0 nothing would ever enter.
 
     Returns:
         A policy.
@@ -353,32 +311,26 @@ def moving_mean(
     _validate.number("multiplier", multiplier, above=True)
     _validate.count("window", window)
     _validate.number("warmup", warmup)
-    _validate.number("initial", initial)
+    _validate.number("initial", initial, above=True)
 
     def update_fn(norm, state, *, step, param_norm, **extra_args):
         del step, param_norm, extra_args
-        mean = _mean(state.history)
+        mean = _windows.mean(state.history)
         usable = (state.history.seen >= warmup) & (mean > 0)
         threshold = jnp.where(usable, multiplier * mean, initial).astype(norm.dtype)
-        return threshold, MovingMeanState(_push(state.history, jnp.minimum(norm, threshold)))
+        return threshold, MovingMeanState(
+            _windows.push(state.history, jnp.minimum(norm, threshold))
+        )
 
-    return ThresholdPolicy(lambda norm: MovingMeanState(_ring(window, norm, 0)), update_fn)
-
-
-def _mean(ring: _Ring) -> Array:
-    """The mean of what a ring filled with zeros holds: large values are divided before the sum."""
-    held = jnp.clip(ring.seen, 1, ring.values.shape[0]).astype(ring.values.dtype)
-    share = jnp.where(jnp.max(ring.values, axis=0) > 1, 1 / held, 1)
-    total = jnp.sum(ring.values * share[None], axis=0)
-    return jnp.where(share < 1, total, total / held)
+    return ThresholdPolicy(lambda norm: MovingMeanState(_windows.ring(window, norm, 0)), update_fn)
 
 
 class DecayedState(NamedTuple):
-    """State of `decayed`: norms seen, decays so far, and which of the last norms were clipped."""
+    """State of `decayed`: norms since k last could grow, k, and which norms were clipped."""
 
     steps: Array
     decays: Array
-    clipped: _Ring | tuple[()]
+    clipped: _windows.Ring | tuple[()]
 
 
 def decayed(
@@ -432,17 +384,17 @@ def decayed(
     log_decay = jnp.log(decay) if isinstance(decay, jax.Array) else math.log(decay)
 
     def init_fn(norm):
-        clipped = () if clip_rate is None else _ring(window, _no_count(norm), 0)
-        return DecayedState(_no_count(norm), _no_count(norm), clipped)
+        clipped = () if clip_rate is None else _windows.ring(window, _windows.no_count(norm), 0)
+        return DecayedState(_windows.no_count(norm), _windows.no_count(norm), clipped)
 
     def update_fn(norm, state, *, step, param_norm, **extra_args):
         del step, param_norm, extra_args
         power = jnp.exp(state.decays.astype(norm.dtype) * log_decay)
         threshold = jnp.maximum(floor, initial * power).astype(norm.dtype)
-        steps, clipped = incremented(state.steps), state.clipped
-        due = steps % every == 0
+        steps, clipped = (state.steps + 1) % every, state.clipped
+        due = steps == 0
         if clip_rate is not None:
-            clipped = _push(clipped, norm > threshold)
+            clipped = _windows.push(clipped, norm > threshold)
             share = jnp.sum(clipped.values, axis=0) / jnp.minimum(clipped.seen, window)
             due &= share > clip_rate
         decays = jnp.where(due, incremented(state.decays), state.decays)

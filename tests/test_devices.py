@@ -15,7 +15,7 @@ FOLDER = pathlib.Path(__file__).parent / "devices"
 
 def test_laws_hold_on_eight_devices():
     flags = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(FOLDER)]
     done = subprocess.run(
         command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True
     )

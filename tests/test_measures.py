@@ -8,6 +8,7 @@ import chex
 import equinox as eqx
 import flax.linen as nn
 import jax
+import jax.experimental as jax_experimental
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -17,11 +18,13 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from jax.flatten_util import ravel_pytree
 
 import clipax
 from clipax import measures
 
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+_holder: Any = jax if hasattr(jax, "enable_x64") else jax_experimental
+enable_x64 = _holder.enable_x64
 EPS = float(np.finfo(np.float32).eps)
 TINY, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -185,7 +188,7 @@ def test_norm_of_many_16_bit_entries_is_right():
 @pytest.mark.parametrize("norm", ["l2", "l1", "rms", "l3"])
 @pytest.mark.parametrize("groups", ["tree", "leaf", "unit"])
 def test_subnormal_entries_count_as_zero(groups, norm):
-    subnormal = np.float32([[1e-40, -1e-39], [1e-45, 0]])
+    subnormal = np.array([[1e-40, -1e-39], [1e-45, 0]], np.float32)
     found = flat(jitted(groups, norm)([jnp.asarray(subnormal)]), [jnp.asarray(subnormal)])
     np.testing.assert_array_equal(found, np.zeros_like(found))
     beside = subnormal.copy()
@@ -291,7 +294,7 @@ def test_norm_of_any_entries_is_that_of_numpy(norm, entries):
 
 @pytest.mark.parametrize("p", [0.3, 0.5, 1, 1.5, 2, 4, 20, 300, math.inf])
 def test_norm_of_any_power_is_that_of_numpy(p):
-    entries = np.float32([[3, -4, 0], [0.5, 1, -2]])
+    entries = np.array([[3, -4, 0], [0.5, 1, -2]], np.float32)
     for scale in (1, 1e-30, 1e30):
         tree = [jnp.asarray(entries * np.float32(scale))]
         found = measures.per_tree(measures.lp(p)).norms(tree).values[0]
@@ -347,11 +350,11 @@ def test_derivative_is_that_of_the_formula_and_finite_at_zero(groups, norm):
         measure = MEASURES[groups](SMOOTH[norm][0])
         rng = np.random.default_rng(1)
         tree = {"a": {"w": rng.normal(size=(3, 2)), "b": rng.normal(size=2)}, "cc": np.float64(0.7)}
-        entries, unravel = jax.flatten_util.ravel_pytree(tree)
+        entries, unravel = ravel_pytree(tree)
 
         @jax.jit
         def total(x):
-            values = jax.flatten_util.ravel_pytree(measure.norms(unravel(x)).values)[0]
+            values = ravel_pytree(measure.norms(unravel(x)).values)[0]
             return jnp.arange(1.0, values.size + 1) @ values
 
         slope = jax.jit(jax.value_and_grad(total))
@@ -502,6 +505,7 @@ def test_compiled_second_look_is_a_conditional(batch):
 
     function = jax.jit(batched(values, len(batch)))
     text = function.lower(jnp.ones((*batch, 20, 20))).compile().as_text()
+    assert text is not None
     conditionals = [line for line in text.splitlines() if " conditional(" in line]
     assert len(conditionals) == 1
     assert "[" not in conditionals[0].split(" conditional(")[1].split(")")[0].replace("pred[]", "")
@@ -509,7 +513,7 @@ def test_compiled_second_look_is_a_conditional(batch):
 
 def test_batched_norms_are_those_of_each_entry_where_some_look_twice():
     rng = np.random.default_rng(0)
-    scale = np.float32([1, 1e-30, 1e30, 0, 1e-38, 3e37]).reshape(2, 3, 1, 1)
+    scale = np.array([1, 1e-30, 1e30, 0, 1e-38, 3e37], np.float32).reshape(2, 3, 1, 1)
     xs = jnp.asarray(rng.uniform(0.5, 1, (2, 3, 4, 5)).astype(np.float32) * scale)
     for groups in ("tree", "leaf", "unit"):
         for norm in NORMS:
@@ -590,7 +594,9 @@ def test_layers_of_linen_params_are_its_modules():
             return nn.Dense(2)(nn.RNN(nn.LSTMCell(4))(nn.Dense(3)(x)))
 
     params = Model().init(jax.random.key(0), jnp.ones((1, 5, 2)))["params"]
-    gates = [f"['LSTMCell_0']['{gate}']" for gate in "hf hg hi ho if ig ii io".split()]
+    gates = [
+        f"['LSTMCell_0']['{gate}']" for gate in ["hf", "hg", "hi", "ho", "if", "ig", "ii", "io"]
+    ]
     together(params, "['Dense_0']", "['Dense_1']", *gates)
     pairs = [layer for layer in layers(params) if len(layer) == 2]
     assert len(pairs) == 6  # kernel and bias of the dense ones and of the hidden gates
@@ -625,7 +631,7 @@ class Recurrent(nnx.Module):
 
 def test_layers_of_nnx_state_are_its_modules():
     state = nnx.state(Recurrent(nnx.Rngs(0)), nnx.Param)
-    gates = "hf hg hi ho if_ ig ii io".split()
+    gates = ["hf", "hg", "hi", "ho", "if_", "ig", "ii", "io"]
     gates = [f"['rnn']['cell']['{gate}']" for gate in gates]
     together(state, "['out']", "['scale']", *gates)
     assert len([layer for layer in layers(state) if len(layer) == 2]) == 5

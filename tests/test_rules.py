@@ -1,6 +1,9 @@
 """The rules alone: their edge cases, bounds and derivatives."""
 
+from typing import Any
+
 import jax
+import jax.experimental as jax_experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +19,8 @@ RULES = {
     "smooth": rules.smooth,
     "skip": rules.skip,
 }
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+_holder: Any = jax if hasattr(jax, "enable_x64") else jax_experimental
+enable_x64 = _holder.enable_x64
 every = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 jitted = {rule: jax.jit(rule) for rule in RULES.values()}
 
@@ -165,7 +169,11 @@ def check_bounds(rule, norm, threshold):
 
 
 def check_value(rule, norm, threshold):
-    """The formula in float64, to a few units in the last place where it is a normal number."""
+    """The formula in float64, to a few units in the last place.
+
+    Not of factors below 2^-122: there a quotient may flush to zero, and a clipper shrinks the norm
+    by a power of two first.
+    """
     n, t = norm.astype(np.float64), threshold.astype(np.float64)
     expected = {
         rules.rescale: np.where(n <= t, 1, t / n),
@@ -174,9 +182,10 @@ def check_value(rule, norm, threshold):
         rules.skip: (n <= t).astype(np.float64),
     }[rule]
     factor = factors(rule, norm, threshold)
-    usual = (expected >= TINY * (1 + 8 * EPS)) & (expected < LARGEST) | (expected == 0)
+    usual = (expected >= 16 * TINY) & (expected < LARGEST) | (expected == 0)
     np.testing.assert_allclose(factor[usual], expected[usual], rtol=4 * EPS)
-    assert (factor[expected < TINY] <= TINY).all()
+    small = expected < 16 * TINY
+    assert (factor[small] <= expected[small] * (1 + 4 * EPS)).all()
 
 
 @every
@@ -232,7 +241,7 @@ def test_smoothed_norm_grows_with_the_norm():
 
 
 def true_partials(a, b):
-    a, b = np.float64(a), np.float64(b)
+    a, b = a.astype(np.float64), b.astype(np.float64)
     return 1 / b, -a / b**2
 
 
@@ -256,7 +265,7 @@ def _ratio_partials(a, b):
 
 
 def check_ratio(a, b):
-    finite = (np.float64(a) / np.float64(b)) < LARGEST
+    finite = (a.astype(np.float64) / b.astype(np.float64)) < LARGEST
     a, b = np.where(finite, a, np.float32(1)), np.where(finite, b, np.float32(1))
     for found in _ratio_partials(jnp.asarray(a), jnp.asarray(b)):
         for partial, expected in zip(found, true_partials(a, b), strict=True):

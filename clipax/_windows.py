@@ -1,0 +1,60 @@
+"""Windows over the last values of each group, kept in arrays of a fixed shape."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from clipax._trees import incremented
+
+
+class Ring(NamedTuple):
+    """The last values of each group: the oldest is at `position`, and `seen` have come so far."""
+
+    values: Array
+    position: Array
+    seen: Array
+
+
+def ring(window: int, like: Array, fill: float) -> Ring:
+    """A window filled with `fill` for groups like the zeros `like`."""
+    column = jnp.full((window,) + (1,) * like.ndim, fill, like.dtype)
+    values = column + like[None]  # a sum has the sharding of `like`
+    return Ring(values, no_count(like), no_count(like))
+
+
+def no_count(like: Array) -> Array:
+    """A counter at zero for each group, in a buffer of its own, so that a state can be donated."""
+    return jnp.copy(like.astype(jnp.int32))
+
+
+def slot(ring: Ring) -> Array:
+    """Where the next value goes. A comparison, as slices of a sharded state cannot be updated."""
+    steps = jax.lax.broadcasted_iota(jnp.int32, ring.values.shape, 0)
+    return steps == ring.position[None]
+
+
+def push(ring: Ring, value: Array) -> Ring:
+    window = ring.values.shape[0]
+    return Ring(
+        values=jnp.where(slot(ring), value[None].astype(ring.values.dtype), ring.values),
+        position=(ring.position + 1) % window,
+        seen=incremented(ring.seen),
+    )
+
+
+def exchange(ascending: Array, old: Array, new: Array) -> Array:
+    """Takes `old` out of a sorted window and puts `new` in: every entry moves at most one place."""
+    last = jnp.full_like(ascending[:1], jnp.inf)
+    rest = jnp.where(ascending < old[None], ascending, jnp.concatenate([ascending[1:], last]))
+    before = jnp.concatenate([jnp.zeros_like(last), rest[:-1]])
+    return jnp.minimum(rest, jnp.maximum(before, new[None]))
+
+
+def mean(ring: Ring) -> Array:
+    """The mean of what a ring filled with zeros holds: large values are divided before the sum."""
+    held = jnp.clip(ring.seen, 1, ring.values.shape[0]).astype(ring.values.dtype)
+    share = jnp.where(jnp.max(ring.values, axis=0) > 1, 1 / held, 1)
+    total = jnp.sum(ring.values * share[None], axis=0)
+    return jnp.where(share < 1, total, total / held)

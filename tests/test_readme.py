@@ -1,0 +1,341 @@
+"""What README.md says: its blocks run, its tables and its claims hold."""
+
+import contextlib
+import io
+import math
+import pathlib
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from catalogue import plain
+
+import clipax
+from clipax import measures, thresholds
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+SECTIONS = dict(re.findall(r"^#+ ([^\n]+)\n(.*?)(?=^#+ |\Z)", TEXT, re.MULTILINE | re.DOTALL))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+# A comment of a block starts with "# " in its first column: it would look like a heading.
+PYTHON = blocks(TEXT, "python")
+
+
+def run(code: str) -> tuple[dict[str, Any], str]:
+    """The names and the output of a block."""
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        exec(compile(code, "README.md", "exec"), names)
+    return names, output.getvalue()
+
+
+def block_with(text: str) -> dict[str, Any]:
+    """The names of the one block that contains `text`."""
+    (code,) = [code for code in PYTHON if text in code]
+    return run(code)[0]
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the one table of a section, without the two of its head."""
+    rows = [line for line in SECTIONS[heading].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+# The page
+
+
+def test_readme_is_short():
+    assert len(TEXT.splitlines()) < 250
+    assert len(re.findall(r"[.!?](?=\s|$)", SECTIONS["clipax"].split("\n\n")[1])) == 3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        'pip install -e ".[experiments]" && python -m experiments chorales',
+        'pip install -e ".[test]" && pytest',
+    ],
+)
+def test_command_stands_on_a_line_of_its_own(command):
+    assert f"{command}\n" in blocks(TEXT, "shell")
+
+
+def test_every_public_name_is_mentioned():
+    assert [name for name in clipax.__all__ if not re.search(rf"\bclipax\.{name}\b", TEXT)] == []
+
+
+def test_everything_that_is_mentioned_exists():
+    known = {"clipax": clipax}
+    for path in set(re.findall(r"\b(?:clipax|measures|thresholds|rules)(?:\.\w+)+", TEXT)):
+        first, *rest = path.split(".")
+        item = known.get(first) or getattr(clipax, first)
+        for name in rest:
+            item = getattr(item, name)
+
+
+def test_files_that_are_linked_exist():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
+    assert {"CHANGELOG.md", "CITATION.cff", "LICENSE"} < set(links)
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+# The blocks
+
+
+def parsed(output: str) -> tuple[list[str], list[float]]:
+    """What is printed, apart from its numbers and its spaces, and the numbers."""
+    number = r"-?\d+\.?\d*(?:e-?\d+)?"
+    return re.sub(number, " 0 ", output).split(), [float(x) for x in re.findall(number, output)]
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+def test_block_prints_what_it_says(code):
+    said = re.findall(r"^# (.+)$|^ *print\(.*\)  # (.+)$", code, re.MULTILINE)
+    _, output = run(code)
+    words, numbers = parsed(output)
+    expected_words, expected_numbers = parsed("\n".join(a or b for a, b in said))
+    assert words == expected_words
+    np.testing.assert_allclose(numbers, expected_numbers, rtol=1e-6)
+
+
+def test_block_to_paste_is_one_compiled_step_that_trains():
+    names = block_with("optax.chain(clipax.adaptive(), optax.adam(1e-3))")
+    params, state, x, y = (names[key] for key in ("params", "state", "x", "y"))
+    losses = []
+    for _ in range(5):
+        params, state, loss, _ = names["step"](params, state, x, y)
+        losses.append(float(loss))
+    assert losses == sorted(losses, reverse=True)
+    assert names["step"]._cache_size() == 1
+
+
+def test_combinations_clip():
+    names = block_with("drop_spikes")
+    clippers = [x for x in names.values() if isinstance(x, optax.GradientTransformation)]
+    assert len(clippers) == 4
+    for clipper in clippers:
+        clipped, _ = clipax.clip(plain(scale=10.0), clipper)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(clipped))
+    gradient = [jnp.array([3.0, -4.0])]
+    theirs = optax.clip_by_block_rms(1.0)
+    expected, _ = theirs.update(gradient, theirs.init(gradient))
+    clipped, _ = clipax.clip(gradient, names["like_adafactor"])
+    np.testing.assert_allclose(jax.tree.leaves(clipped)[0], jax.tree.leaves(expected)[0], rtol=1e-6)
+
+
+def test_own_policy_is_what_it_says():
+    clipper = block_with("twice_the_average")["clipper"]
+    norms = np.exp(np.random.default_rng(0).standard_t(3, size=(60, 2))).astype(np.float32)
+    norms[20:23, 0] = [np.nan, np.inf, 0.0]
+    means = np.zeros(2)
+    expected = []
+    for norm in norms:
+        allowed = np.where(means > 0, 2 * means, np.inf)
+        expected.append(np.where(np.isfinite(norm), np.minimum(norm, allowed), np.nan))
+        moved = np.where(means > 0, 0.9 * means + 0.1 * np.minimum(norm, allowed), norm)
+        means = np.where(np.isfinite(norm), moved, means)
+
+    def step(state, norm):
+        clipped, state = clipper.update({"x": {"w": norm[:1]}, "y": {"w": norm[1:]}}, state)
+        return state, jnp.concatenate(jax.tree.leaves(clipped))
+
+    state = clipper.init({"x": {"w": jnp.zeros(1)}, "y": {"w": jnp.zeros(1)}})
+    state, clipped = jax.lax.scan(step, state, jnp.asarray(norms))
+    np.testing.assert_allclose(clipped, expected, rtol=1e-5)
+    assert 0.1 < float(clipax.metrics(state)["clip_rate"]) < 0.9
+
+
+def test_own_policy_relative_to_parameters_is_adaptive_gradient_clipping():
+    agc = block_with("def relative")["agc"]
+    gradient, params = plain(0, 0.05), plain(1) | {"scalar": jnp.array(0.0)}
+    clipped, metrics = clipax.clip(gradient, agc, params)
+    theirs = optax.adaptive_grad_clip(0.01)
+    expected, _ = theirs.update(gradient, theirs.init(params), params)
+    for ours, their in zip(jax.tree.leaves(clipped), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, their, rtol=1e-5)
+    assert metrics["clipped"] > 0
+
+
+# The table of clippers
+
+LABELS: Any = {"cell": "x", "dense": "y", "scalar": "x"}
+BUILT = {
+    "global_norm": clipax.global_norm(1.0),
+    "per_layer": clipax.per_layer(1.0),
+    "per_leaf": clipax.per_leaf(1.0),
+    "per_group": clipax.per_group(1.0, LABELS),
+    "value": clipax.value(1.0),
+    "adaptive": clipax.adaptive(),
+    "decaying": clipax.decaying(1.0),
+    "moving_average": clipax.moving_average(),
+}
+BY_LEAF = measures.per_leaf()
+ON_LEAVES = [
+    (clipax.adaptive(measure=BY_LEAF), 2002),
+    (clipax.moving_average(measure=BY_LEAF), 102),
+    (clipax.clip_by(BY_LEAF, thresholds.decayed(1.0)), 2),
+    (clipax.clip_by(BY_LEAF, thresholds.decayed(1.0, clip_rate=0.5)), 104),
+]
+
+
+def numbers(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def test_table_of_clippers_has_parts_and_size_of_state():
+    rows = {re.findall(r"clipax\.(\w+)", row[0])[0]: row for row in table("The clippers")}
+    assert list(rows) == list(BUILT)
+    for name, (_, parts, size, source) in rows.items():
+        state: Any = BUILT[name].init(plain())
+        assert numbers(state.policy) == int(size.split()[0]), name
+        assert numbers(state) - numbers(state.policy) == (2 if name == "value" else 7), name
+        assert hasattr(measures, re.findall(r"`(\w+)`", parts)[0]) and source
+
+
+def test_size_of_state_is_for_each_group():
+    for clipper, size in ON_LEAVES:
+        state: Any = clipper.init(plain())
+        assert numbers(state.policy) == size * len(jax.tree.leaves(plain()))
+        assert re.search(rf"\b{size}\b", SECTIONS["The clippers"])
+
+
+# The table of what goes wrong elsewhere: clipax's column
+
+NAN = math.nan
+
+
+def rows(*values, dtype: Any = jnp.float32):
+    return jnp.array(values, dtype)
+
+
+RIGHT: dict[str, tuple[Any, Any, Any]] = {
+    "large and finite": (clipax.global_norm(1.0), [rows(1e20, 1e20, 1e20)], [[3**-0.5] * 3]),
+    "half precision": (clipax.global_norm(1.0), [rows(300, dtype=jnp.float16)], [[1]]),
+    "small": (clipax.global_norm(1e-25), [rows(1e-23, 1e-23, 1e-23)], [[1e-25 * 3**-0.5] * 3]),
+    "nothing to clip": (clipax.global_norm(0.0), [rows(0, 0)], [[0, 0]]),
+    "threshold 0": (clipax.global_norm(0.0), [rows(3, 4)], [[0, 0]]),
+    "scheduled threshold": (
+        clipax.global_norm(lambda step: jnp.float32(1)),
+        [rows(3, 4, dtype=jnp.bfloat16)],
+        [[0.6, 0.8]],
+    ),
+    "one infinite entry": (
+        clipax.global_norm(1.0),
+        [rows(math.inf, 1), rows(2)],
+        [[NAN, NAN], [NAN]],
+    ),
+    "complex entries": (clipax.value(1.0), [rows(3 + 4j, dtype=jnp.complex64)], [[0.6 + 0.8j]]),
+    "below the threshold": (clipax.global_norm(5.0001e-6), [rows(3e-6, 4e-6)], [[3e-6, 4e-6]]),
+    "tiny threshold": (clipax.global_norm(1e-8), [rows(3e-8, 4e-8)], [[6e-9, 8e-9]]),
+    "only looking": (clipax.global_norm(math.inf), [rows(1e20, 1e20, 1e20)], [[1e20] * 3]),
+}
+ELSEWHERE = {
+    "many bfloat16 leaves",
+    "norm afterwards",
+    "threshold below 0",
+    "derivative at zero",
+    "a spike after one NaN",
+}
+
+
+def test_every_row_of_the_table_of_defects_is_tested():
+    assert {row[0] for row in table("What goes wrong elsewhere")} == RIGHT.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_answer_in_the_table_of_defects_is_given(name):
+    clipper, gradient, expected = RIGHT[name]
+    clipped, _ = clipax.clip(gradient, clipper)
+    for ours, leaf, right in zip(jax.tree.leaves(clipped), gradient, expected, strict=True):
+        assert ours.dtype == leaf.dtype
+        digits = 4 * float(jnp.finfo(leaf.dtype).eps)
+        wide = jnp.complex64 if jnp.iscomplexobj(leaf) else jnp.float32
+        np.testing.assert_allclose(ours.astype(wide), np.array(right, wide), rtol=digits)
+
+
+def double_norm(tree: Any) -> float:
+    return math.sqrt(sum(np.sum(np.float64(x) ** 2) for x in jax.tree.leaves(tree)))
+
+
+def test_thousand_bfloat16_ones_are_clipped_to_one():
+    """In one leaf: `test_measures.py` has the norm of a thousand leaves, which compile slowly."""
+    clipped, metrics = clipax.clip([jnp.ones(1000, jnp.bfloat16)], clipax.global_norm(1.0))
+    assert float(metrics["norm"]) == pytest.approx(math.sqrt(1000), rel=1e-6)
+    assert double_norm(clipped) == pytest.approx(1.004, abs=5e-4)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(jnp.float32, 1.0), (jnp.bfloat16, 1.0009)])
+def test_norm_afterwards_is_at_most_the_threshold(dtype, most):
+    vectors = jnp.asarray(10 * np.random.default_rng(0).normal(size=(300, 100)), dtype)
+    clipped = jax.vmap(lambda x: clipax.clip(x, clipax.global_norm(1.0))[0])(vectors)
+    norms = [double_norm(x) for x in np.asarray(clipped)]
+    assert max(norms) <= most
+    assert max(norms) > 0.999
+
+
+def test_threshold_below_zero_is_refused():
+    with pytest.raises(ValueError, match="max_norm"):
+        clipax.global_norm(-1.0)
+
+
+def test_derivative_at_zero_is_that_of_the_identity():
+    def total(x):
+        return jnp.sum(jax.tree.leaves(clipax.clip(x, clipax.global_norm(1.0))[0])[0])
+
+    np.testing.assert_array_equal(jax.grad(total)(jnp.zeros(2)), [1, 1])
+
+
+def test_spike_after_a_nan_is_clipped_to_twice_the_calm_norm():
+    clipper = clipax.moving_average()
+    norms = jnp.array([1.0] * 60 + [NAN] + [1.0] * 9 + [1000.0])
+
+    def step(state, norm):
+        clipped, state = clipper.update(norm, state)
+        return state, clipped
+
+    clipped: Any = jax.lax.scan(step, clipper.init(norms[0]), norms)[1]
+    assert np.isnan(np.asarray(clipped)).sum() == 1
+    assert float(clipped[-1]) == pytest.approx(2.0, rel=1e-6)
+
+
+# Coming from elsewhere: rows of torch, Keras and TensorFlow are in test_parity.py.
+
+SCHEDULE = optax.linear_schedule(10.0, 0.1, 20)
+NAMES = {"optax": optax, "clipax": clipax, "math": math, "schedule": SCHEDULE}
+COUNTERPARTS = table("Coming from elsewhere")
+FROM_OPTAX = [row for row in COUNTERPARTS if row[0].startswith("`optax.") and "agc" not in row[1]]
+
+
+@pytest.mark.parametrize(("there", "here"), FROM_OPTAX, ids=[row[0] for row in FROM_OPTAX])
+def test_counterpart_of_optax_gives_the_same(there, here):
+    theirs, ours = (eval(cell.strip("`"), dict(NAMES)) for cell in (there, here))
+    sizes = np.exp(2 * np.random.default_rng(1).normal(size=20))
+    gradients = [plain(i, float(size)) for i, size in enumerate(sizes)]
+    changed = 0
+    state, their_state = ours.init(gradients[0]), theirs.init(gradients[0])
+    update, their_update = jax.jit(ours.update), jax.jit(theirs.update)
+    for gradient in gradients:
+        clipped, state = update(gradient, state)
+        expected, their_state = their_update(gradient, their_state)
+        for x, y in zip(jax.tree.leaves(clipped), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-6)
+        changed += double_norm(clipped) < 0.999 * double_norm(gradient)
+    assert 3 < changed < 20
+
+
+def test_counterparts_of_all_packages_can_be_built():
+    assert len(FROM_OPTAX) == 4
+    for there, here in COUNTERPARTS:
+        built = re.fullmatch(r"`(clipax\.(?!metrics).*)`", here)
+        if built:
+            clipper = eval(built[1], dict(NAMES))
+            assert isinstance(clipper, optax.GradientTransformation), there
