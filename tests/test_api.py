@@ -402,13 +402,13 @@ def no_labels():
     ]
 
 
-def no_average(function: Callable[..., Any]):
+def no_average(function: Callable[..., Any], initial: str, *values: float):
     """What the policies with a window share with their clippers."""
     return [
         *no_number(function, "multiplier", "(0, inf]", 0, -1.0),
         *no_count(function, "window"),
         *no_number(function, "warmup", "[0, inf]", -1),
-        *no_number(function, "initial", "[0, inf]", -1.0),
+        *no_number(function, "initial", initial, -1.0, *values),
         bad(
             function,
             TypeError,
@@ -475,10 +475,10 @@ BAD = [
     *no_labels(),
     *no_percentile(clipax.adaptive),
     *no_percentile(thresholds.window_percentile),
-    *no_average(clipax.adaptive),
-    *no_average(thresholds.window_percentile),
-    *no_average(clipax.moving_average),
-    *no_average(thresholds.moving_mean),
+    *no_average(clipax.adaptive, "[0, inf]"),
+    *no_average(thresholds.window_percentile, "[0, inf]"),
+    *no_average(clipax.moving_average, "(0, inf]", 0),  # at 0 it would stay there
+    *no_average(thresholds.moving_mean, "(0, inf]", 0),  # at 0 it would stay there
     *no_decay(clipax.decaying),
     *no_decay(thresholds.decayed),
     *no_measure(clipax.adaptive),
@@ -554,9 +554,6 @@ COUNT = r"`thresholds` must have one entry a group, got 1 for \(2,\)"
             ("no-prefix", clipax.per_group(1.0, {"a": "x"}), PREFIX + ".*'a'"),
             ("too-many", clipax.per_group(1.0, {"a": 1, "b": 1, "c": 1}), PREFIX + ".*'c'"),
             ("labels-None", clipax.per_group(1.0, None), PREFIX + ".*None"),
-            ("label-None", clipax.per_group(1.0, lambda path: None), "`labels` gave None"),
-            ("label-None-dict", clipax.per_group({"x": 1.0}, lambda path: None), "gave None; .*x"),
-            ("unhashable", clipax.per_group(1.0, lambda path: [path]), r"`labels` gave \['a'\]"),
             ("replicated", clipax.clip_by(measures.per_tree(replicated={"c": True}), 1.0), "`repl"),
             ("unbound", clipax.global_norm(1.0, axis_name="data"), "`axis_name` must .*'data'"),
             ("unit-axis", clipax.clip_by(measures.per_unit(axis=5), 1.0), "`axis` must .* got 5"),
@@ -571,6 +568,14 @@ def test_wrong_argument_is_refused_when_used(clipper, message):
         gradient = {"a": jnp.ones(2, jnp.complex64)}
     with pytest.raises(ValueError, match=message):
         clipax.clip(gradient, clipper)
+
+
+@pytest.mark.parametrize("label", [None, ["x"]], ids=repr)
+@pytest.mark.parametrize("max_norm", [1.0, {"x": 1.0}], ids=repr)
+def test_label_that_is_no_label_is_refused(label, max_norm):
+    clipper = clipax.per_group(max_norm, lambda path: label)
+    with pytest.raises(TypeError, match=f"`labels` must .*, got {re.escape(repr(label))}"):
+        clipax.clip(GRADIENT, clipper)
 
 
 @pytest.mark.parametrize("other", [{"a": jnp.ones(2)}, {}, {**GRADIENT, "c": jnp.ones(1)}], ids=len)

@@ -191,6 +191,8 @@ def test_found_in_the_state_of_an_nnx_optimizer():
     for found in (inside, outside):
         assert_metrics(found, norm=norm, threshold=10)
         assert all(isinstance(x, jax.Array) and x.shape == () for x in found.values())
+    step(model, optimizer, 10 * jnp.ones((4, 2)))
+    assert_metrics(outside, norm=norm)  # what was read stays as it was
 
 
 def test_found_in_a_state_that_went_through_flatten_and_unflatten():

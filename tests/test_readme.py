@@ -19,14 +19,14 @@ from clipax import measures, thresholds
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
-SECTIONS = dict(re.findall(r"^#+ ([^\n]+)\n(.*?)(?=^#+ |\Z)", TEXT, re.MULTILINE | re.DOTALL))
+PROSE = re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+SECTIONS = dict(re.findall(r"^#+ ([^\n]+)\n(.*?)(?=^#+ |\Z)", PROSE, re.MULTILINE | re.DOTALL))
 
 
 def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-# A comment of a block starts with "# " in its first column: it would look like a heading.
 PYTHON = blocks(TEXT, "python")
 
 
@@ -55,7 +55,7 @@ def table(heading: str) -> list[list[str]]:
 
 def test_readme_is_short():
     assert len(TEXT.splitlines()) < 250
-    assert len(re.findall(r"[.!?](?=\s|$)", SECTIONS["clipax"].split("\n\n")[1])) == 3
+    assert len(re.findall(r"[.!?](?=\s|$)", SECTIONS["clipax"].split("\n\n")[0])) == 3
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,8 @@ def test_combinations_clip():
     names = block_with("drop_spikes")
     clippers = [x for x in names.values() if isinstance(x, optax.GradientTransformation)]
     assert len(clippers) == 4
-    for clipper in clippers:
-        clipped, _ = clipax.clip(plain(scale=10.0), clipper)
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(clipped))
+    results = jax.jit(lambda g: [clipax.clip(g, clipper)[0] for clipper in clippers])(plain())
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(results))
     gradient = [jnp.array([3.0, -4.0])]
     theirs = optax.clip_by_block_rms(1.0)
     expected, _ = theirs.update(gradient, theirs.init(gradient))
@@ -157,9 +156,11 @@ def test_own_policy_is_what_it_says():
 def test_own_policy_relative_to_parameters_is_adaptive_gradient_clipping():
     agc = block_with("def relative")["agc"]
     gradient, params = plain(0, 0.05), plain(1) | {"scalar": jnp.array(0.0)}
-    clipped, metrics = clipax.clip(gradient, agc, params)
+    clipped, metrics = jax.jit(lambda *given: clipax.clip(given[0], agc, given[1]))(
+        gradient, params
+    )
     theirs = optax.adaptive_grad_clip(0.01)
-    expected, _ = theirs.update(gradient, theirs.init(params), params)
+    expected, _ = jax.jit(theirs.update)(gradient, theirs.init(params), params)
     for ours, their in zip(jax.tree.leaves(clipped), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, their, rtol=1e-5)
     assert metrics["clipped"] > 0
