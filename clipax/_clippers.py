@@ -179,6 +179,8 @@ def per_group(
     """
     names = None
     if isinstance(max_norm, Mapping):
+        if not max_norm:
+            raise ValueError("`max_norm` must have a threshold for at least one label, got {}")
         names = tuple(max_norm)
         policies = [as_policy(f"max_norm[{k!r}]", entry) for k, entry in max_norm.items()]
         max_norm = thresholds.by_group(policies)

@@ -146,7 +146,7 @@ def _joined(policy: ThresholdPolicy, states: list[Any], treedef: Any) -> Any:
 
 def _apart(policy: ThresholdPolicy, joined: Any, norms: Norms) -> list[Any]:
     arrays, treedef = jax.tree.flatten(norms.values)
-    if jax.tree_util.treedef_is_leaf(treedef):
+    if norms.groups is not None:
         return [joined]
     single = jax.eval_shape(policy.init, jax.ShapeDtypeStruct((), jnp.float32))
     single = jax.tree.structure(single)
@@ -154,6 +154,8 @@ def _apart(policy: ThresholdPolicy, joined: Any, norms: Norms) -> list[Any]:
         columns = [treedef.flatten_up_to(tree) for tree in single.flatten_up_to(joined)]
     except ValueError as error:
         raise ValueError(_OTHER_TREE.format(treedef, jax.tree.structure(joined))) from error
+    if any(len(column) != len(arrays) for column in columns):
+        raise ValueError(_OTHER_TREE.format(treedef, jax.tree.structure(joined)))
     return [single.unflatten(column[i] for column in columns) for i in range(len(arrays))]
 
 

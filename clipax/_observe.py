@@ -33,8 +33,9 @@ def metrics(opt_state: Any) -> dict[str, Array]:
         that if it is one number: the rest would cost another pass over the gradient. The keys are
         plain for a single clipper without a name. Otherwise they are `"<name>/norm"` and so on,
         or `"<position>/norm"`, the position being the indices of the enclosing chains, or the
-        names that `optax.named_chain` gave, joined by `/`; a name that occurs twice has its
-        position before it. A state that was made under `vmap` gives arrays.
+        names that `optax.named_chain` gave, joined by `/`. A name that occurs twice has its
+        position before it, and a position that does has the fields of the enclosing states in it.
+        A state that was made under `vmap` gives arrays.
 
     Example:
         >>> optimizer = optax.chain(clipax.global_norm(1.0), optax.adam(1e-3))
@@ -50,16 +51,15 @@ def metrics(opt_state: Any) -> dict[str, Array]:
         nonfinite 0
     """
     found = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=_is_clipper)[0]
-    clippers = [(_position(path), _name(s), s) for path, s in found if _is_clipper(s)]
-    if len(clippers) == 1 and clippers[0][1] is None:
-        return _read(clippers[0][2])
-    times = collections.Counter(name for _, name, _ in clippers)
-    result = {}
-    for position, name, state in clippers:
-        named = name if times[name] == 1 else f"{position}/{name}"
-        prefix = position if name is None else named
-        result |= {f"{prefix}/{key}": value for key, value in _read(state).items()}
-    return result
+    clippers = [(path, state) for path, state in found if _is_clipper(state)]
+    if len(clippers) == 1 and _name(clippers[0][1]) is None:
+        return _read(clippers[0][1])
+    prefixes = _prefixes(clippers)
+    return {
+        f"{prefix}/{key}": value
+        for prefix, (_, state) in zip(prefixes, clippers, strict=True)
+        for key, value in _read(state).items()
+    }
 
 
 def clip(
@@ -104,9 +104,31 @@ def _name(state: ClipState) -> str | None:
     return next(iter(state.metrics)) if isinstance(state.metrics, dict) else None
 
 
+def _prefixes(clippers: list[tuple[tuple, ClipState]]) -> list[str]:
+    """Name, or position; both where that is not unique, and fields of states where that is not."""
+    choices = []
+    for path, state in clippers:
+        name = _name(state)
+        end = [] if name is None else [name]
+        short = _position(path) if name is None else name
+        choices.append([short, "/".join([_position(path), *end]), "/".join([_full(path), *end])])
+    for level in range(2):
+        taken = collections.Counter(options[0] for options in choices)
+        choices = [
+            options if taken[options[0]] == 1 else [options[min(level + 1, 2)], *options[1:]]
+            for options in choices
+        ]
+    return [options[0] for options in choices]
+
+
 def _position(path: tuple) -> str:
+    """The indices and names of the enclosing chains."""
     keys = (k.idx if isinstance(k, SequenceKey) else getattr(k, "key", None) for k in path)
     return "/".join(str(key) for key in keys if key is not None)
+
+
+def _full(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _read(state: ClipState) -> dict[str, Array]:
@@ -119,4 +141,5 @@ def _read(state: ClipState) -> dict[str, Array]:
         rate = clipped_steps / jnp.maximum(steps, 1)
         nonfinite = values.pop("nonfinite")
         values = {**values, "clip_rate": rate, "nonfinite": nonfinite}
-    return {key: value for key, value in values.items() if value is not None}
+    # Copies: an `nnx.Optimizer` holds variables that change in place.
+    return {key: jnp.asarray(value) for key, value in values.items() if value is not None}

@@ -8,6 +8,7 @@ import numbers
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -34,8 +35,10 @@ def number(
         TypeError: if it is not a real number (or, unless `static`, a scalar array).
         ValueError: if it is NaN or out of range.
     """
-    if not static and isinstance(value, (jax.Array, np.ndarray)) and value.ndim == 0:
+    if not static and isinstance(value, jax.Array) and _is_real_scalar(value):
         return
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]  # never traced, so it can be read
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         kind = "a Python number (see `static_args` of optax.inject_hyperparams)"
         raise TypeError(f"`{name}` must be {kind if static else 'a number'}, got {shown(value)}")
@@ -43,6 +46,11 @@ def number(
     if not (low < given if above else low <= given) or not given <= high:
         bracket = "(" if above else "["
         raise ValueError(f"`{name}` must be in {bracket}{low:g}, {high:g}], got {value!r}")
+
+
+def _is_real_scalar(value: jax.Array) -> bool:
+    real = jnp.issubdtype(value.dtype, jnp.integer) or jnp.issubdtype(value.dtype, jnp.floating)
+    return value.ndim == 0 and real
 
 
 def count(name: str, value: Any) -> None:

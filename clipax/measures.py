@@ -20,6 +20,7 @@ count by modulus; integer and float0 leaves belong to no group.
 
 import functools
 import math
+import numbers
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from clipax import _validate
 from clipax._norms import Layout, Norm, group_norms
 from clipax._trees import for_each_leaf, is_measured, layer_of_each_leaf, mapped_names
 
@@ -74,16 +76,19 @@ def lp(p: float) -> Norm:
     Args:
         p: the power, p > 0; `math.inf` is the maximum.
 
+    Returns:
+        A norm, for the measures.
+
     Raises:
-        ValueError: if p is not a positive number.
+        TypeError: if p is no number.
+        ValueError: if p is not above 0.
 
     Example:
-        >>> clipax.clip([jnp.array([3.0, 4.0])], clipax.global_norm(1.0, ord=3))[0][0].round(3)
-        Array([0.667, 0.889], dtype=float32)
+        >>> clipax.measures.per_tree(clipax.measures.lp(3)).norms([jnp.array([3.0, 4.0])]).values
+        Array([4.497942], dtype=float32)
     """
-    if not isinstance(p, (int, float)) or isinstance(p, bool) or not p > 0:
-        raise ValueError(f"`p` must be a number above 0 or math.inf, got {p!r}")
-    return Norm(p)
+    _validate.number("p", p, above=True, static=True)
+    return Norm(float(p))
 
 
 def per_tree(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None) -> Measure:
@@ -99,6 +104,9 @@ def per_tree(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None) 
 
     Returns:
         A measure with one norm.
+
+    Raises:
+        TypeError: if `norm` is not one of these.
 
     Example:
         >>> measure = clipax.measures.per_tree(clipax.measures.l2)
@@ -123,6 +131,9 @@ def per_layer(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None)
     Returns:
         A measure with one norm a layer, in the order of their first leaves.
 
+    Raises:
+        TypeError: if `norm` is not one of these.
+
     Example:
         >>> measure = clipax.measures.per_layer()
         >>> gradient = {"dense": {"bias": jnp.ones(1), "kernel": jnp.ones(3)}, "out": [jnp.ones(4)]}
@@ -142,6 +153,9 @@ def per_leaf(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None) 
 
     Returns:
         A measure with one norm a leaf.
+
+    Raises:
+        TypeError: if `norm` is not one of these.
 
     Example:
         >>> clipax.measures.per_leaf().norms([jnp.array([3.0, 4.0]), jnp.array(2.0)]).values
@@ -173,6 +187,7 @@ def per_group(
         A measure with one norm a label.
 
     Raises:
+        TypeError: if `norm` is not one of these.
         ValueError: when it is used, if `labels` does not fit the tree or gives a label that is not
             among `names`.
 
@@ -207,12 +222,16 @@ def per_unit(
         A measure with an array of norms for each leaf; the spanned axes have length one.
 
     Raises:
+        TypeError: if `norm` is not one of these or `axis` is not made of integers.
         ValueError: when it is used, if a leaf does not have `axis`.
 
     Example:
         >>> clipax.measures.per_unit().norms([jnp.array([[3.0, 0.0], [4.0, 1.0]])]).values
         [Array([[5., 1.]], dtype=float32)]
     """
+    _check_norm(norm)
+    if axis is not None and not all(isinstance(a, numbers.Integral) for a in _as_tuple(axis)):
+        raise TypeError(f"`axis` must be an integer, or several, got {_validate.shown(axis)}")
 
     def zeros(leaf: Array) -> Array:
         entries = jnp.zeros_like(leaf, _wide(leaf))  # a sum of them keeps the sharding of the leaf
@@ -272,6 +291,7 @@ def _over_leaves(assign, norm: Norm, axis_name, replicated, names=None) -> Measu
         replicated: see `per_tree`.
         names: the keys that may occur, in order; by default all that do.
     """
+    _check_norm(norm)
 
     def groups(tree: Any) -> tuple[tuple[int | None, ...], int]:
         leaves = jax.tree.leaves(tree)
@@ -331,10 +351,21 @@ def _unit_axes(shape: tuple[int, ...], axis: int | Sequence[int] | None) -> tupl
         return tuple(range(rank))
     if axis is None:
         return (0,) if rank < 4 else tuple(range(rank - 1))
-    axes = (axis,) if isinstance(axis, int) else tuple(axis)
+    axes = _as_tuple(axis)
     if any(not -rank <= a < rank for a in axes):
         raise ValueError(f"`axis` must be axes of every leaf, got {axis!r} for a leaf of {shape}")
     return tuple(sorted({a % rank for a in axes}))
+
+
+def _as_tuple(axis: Any) -> tuple:
+    return tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+
+
+def _check_norm(norm: Any) -> None:
+    if not isinstance(norm, Norm):
+        raise TypeError(
+            f"`norm` must be one of l1, l2, linf, rms and lp(p), got {_validate.shown(norm)}"
+        )
 
 
 def _wide(leaf: Any) -> Any:

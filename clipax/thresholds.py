@@ -168,6 +168,8 @@ def by_group(thresholds: Sequence[Threshold]) -> ThresholdPolicy:
         >>> policy.update(jnp.ones(2), policy.init(jnp.zeros(2)), step=50, param_norm=None)[0]
         Array([1. , 2.5], dtype=float32)
     """
+    if not isinstance(thresholds, (list, tuple)) or isinstance(thresholds, ThresholdPolicy):
+        raise TypeError(f"`thresholds` must be a list, got {_validate.shown(thresholds)}")
     policies = [as_policy(f"thresholds[{i}]", t) for i, t in enumerate(thresholds)]
 
     def init_fn(norm):
@@ -189,7 +191,12 @@ def by_group(thresholds: Sequence[Threshold]) -> ThresholdPolicy:
 
 
 class WindowPercentileState(NamedTuple):
-    """State of `window_percentile`: the last norms in order of time and in order of size."""
+    """State of `window_percentile`.
+
+    Attributes:
+        history: the last norms in order of time.
+        ascending: the same in order of size, `inf` where there are none yet.
+    """
 
     history: _windows.Ring
     ascending: Array
@@ -268,7 +275,11 @@ def window_percentile(
 
 
 class MovingMeanState(NamedTuple):
-    """State of `moving_mean`: the last clipped norms."""
+    """State of `moving_mean`.
+
+    Attributes:
+        history: what was left of the last norms, in order of time.
+    """
 
     history: _windows.Ring
 
@@ -326,7 +337,13 @@ def moving_mean(
 
 
 class DecayedState(NamedTuple):
-    """State of `decayed`: norms since k last could grow, k, and which norms were clipped."""
+    """State of `decayed`.
+
+    Attributes:
+        steps: how many norms have come since k could last grow.
+        decays: k.
+        clipped: with `clip_rate` which of the last norms were clipped, else `()`.
+    """
 
     steps: Array
     decays: Array

@@ -83,17 +83,14 @@ def save_overview(study: Study, floor: float, path: Path) -> None:
     count = len(study.cells)
     with plt.rc_context(_style(**_WHITE)):
         figure, row = plt.subplots(
-            1, count, figsize=(1 + 4 * count, 4.4), sharey=True, squeeze=False, layout="none"
-        )
-        figure.subplots_adjust(
-            left=0.6 / (1 + 4 * count), right=0.98, top=0.93, bottom=0.24, wspace=0.06
+            1, count, figsize=(1 + 4 * count, 4.4), sharey=True, squeeze=False
         )
         for axes, cell in zip(row[0], study.cells, strict=True):
             _overview_axes(axes, study, cell, floor)
         row[0][0].set_ylabel(_NLL)
         handles, labels = row[0][0].get_legend_handles_labels()
         columns = min(len(labels), 2 * count)
-        figure.legend(handles, labels, loc="lower center", ncols=columns, fontsize=8.5)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5)
         figure.savefig(path.with_suffix(".svg"), facecolor="white", metadata={"Date": None})
         figure.savefig(path.with_suffix(".png"), facecolor="white", dpi=160)
         plt.close(figure)
@@ -140,10 +137,11 @@ def _draw_rates(
     look = {"color": row.color, "alpha": alpha, "linewidth": 1.5, "markersize": 4.5}
     shown = np.where(inside, medians, top)
     axes.plot(rates, shown, label=label, marker=row.marker, markevery=inside.tolist(), **look)
-    axes.plot(
-        rates[~inside], np.full((~inside).sum(), top), "x", color=row.color, alpha=alpha,
-        markersize=6.5, markeredgewidth=1.8, clip_on=False, zorder=4,
-    )  # fmt: skip
+    if not inside.all():  # an empty line that is not clipped would take room at the origin
+        axes.plot(
+            rates[~inside], np.full((~inside).sum(), top), "x", color=row.color, alpha=alpha,
+            markersize=6.5, markeredgewidth=1.8, clip_on=False, zorder=4,
+        )  # fmt: skip
 
 
 def _draw_extent(axes: Axes, study: Study, cell: str, label: str, floor: float) -> None:
