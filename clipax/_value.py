@@ -99,9 +99,7 @@ def _sides(limit: Any) -> tuple[ThresholdPolicy | None, ThresholdPolicy]:
         raise ValueError(f"`limit` must be one threshold or a pair, got {limit!r}")
     low, high = limit
     if any(isinstance(side, ThresholdPolicy) for side in limit):
-        raise TypeError(
-            f"`limit` must not have policies in a pair, got {_validate.shown(limit)}"
-        )
+        raise TypeError(f"`limit` must not have policies in a pair, got {_validate.shown(limit)}")
     if callable(low):
         schedule = cast(optax.Schedule, low)
         below = thresholds.scheduled(lambda step: jnp.negative(schedule(step)))
