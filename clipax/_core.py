@@ -35,7 +35,8 @@ def clip_by(
 
     Args:
         measure: what the groups are and how large they are, from `clipax.measures`.
-        threshold: a number >= 0, a schedule of the step, or a policy from `clipax.thresholds`.
+        threshold: a number >= 0, a schedule of the step, or a policy from `clipax.thresholds`. A
+            schedule or policy that gives NaN makes NaN of the group.
         rule: `(norm, threshold) -> factor`, from `clipax.rules` or your own.
         nonfinite: what becomes of a group whose norm is NaN or infinite. `"propagate"`: all of it
             becomes NaN. `"zero"`: all of it becomes zero. `"sanitize"`: its non-finite entries

@@ -3,7 +3,8 @@
 A norm is computed the plain way, in at least float32. Only where a plain sum of squares left the
 range in which it is exact is it computed once more, with every entry times a power of two chosen
 from that sum. The second look is one scalar `lax.cond`, also under `vmap`, and costs nothing when
-it is not taken.
+it is not taken. It is taken for all groups as soon as one of them is out of range, and so also when
+one is all zeros.
 """
 
 import functools
@@ -151,7 +152,7 @@ def _over_maximum(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[
 
     def back(half: Array, k: Array, mantissa: Array, maximum: Array) -> Array:
         first, second = _powers_of_two(k, half.dtype)
-        return jnp.maximum(maximum, (half * first) * (half * second) * mantissa)
+        return jnp.maximum(maximum, (half * first * mantissa) * (half * second))
 
     return tuple(map(back, halves, exponents, mantissas, maxima))
 
@@ -237,15 +238,13 @@ def _counts(layout: Layout, arrays: Sequence[Array]) -> tuple[np.ndarray | int, 
 def _times(layout, arrays: Sequence[Array], factors: Sequence[tuple[Array, ...]]) -> list[Array]:
     """Every array times the factors of its group, one after the other."""
     wide = _wide(layout, arrays)
-    if layout.groups is None:
-        own = lax.optimization_barrier(list(factors))
-    else:
-        # Behind the barrier they are plain scalars. Otherwise the compiler would spread them, and
-        # what they come from, over whole arrays in memory.
+    own = list(factors)
+    if layout.groups is not None:
         (vectors,) = factors
-        scalars = [tuple(v[..., group] for v in vectors) for group in range(layout.size)]
-        scalars = lax.optimization_barrier(scalars)
-        own = [scalars[group] for group in layout.groups]
+        own = [tuple(vector[..., group] for vector in vectors) for group in layout.groups]
+    # Behind the barrier every array has scalars of its own. Those that several arrays of one shape
+    # shared, or what they come from, the compiler would spread over a whole array in memory.
+    own = lax.optimization_barrier(own)
 
     def product(x: Array, several: tuple[Array, ...]) -> Array:
         for factor in several:

@@ -115,7 +115,7 @@ def _prefixes(clippers: list[tuple[tuple, ClipState]]) -> list[str]:
     for level in range(2):
         taken = collections.Counter(options[0] for options in choices)
         choices = [
-            options if taken[options[0]] == 1 else [options[min(level + 1, 2)], *options[1:]]
+            options if taken[options[0]] == 1 else [options[level + 1], *options[1:]]
             for options in choices
         ]
     return [options[0] for options in choices]
@@ -141,5 +141,5 @@ def _read(state: ClipState) -> dict[str, Array]:
         rate = clipped_steps / jnp.maximum(steps, 1)
         nonfinite = values.pop("nonfinite")
         values = {**values, "clip_rate": rate, "nonfinite": nonfinite}
-    # Copies: an `nnx.Optimizer` holds variables that change in place.
-    return {key: jnp.asarray(value) for key, value in values.items() if value is not None}
+    # Copies: the state may be donated to the next step, and an `nnx.Optimizer` changes in place.
+    return {key: jnp.array(value) for key, value in values.items() if value is not None}

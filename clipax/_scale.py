@@ -71,6 +71,7 @@ def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple
     factors, powers = [], []
     for norm, cleaned, threshold in zip(norms, clean, thresholds, strict=True):
         factor, power = _factor(static.rule, cleaned, threshold)
+        factor = jnp.where(jnp.isnan(threshold), jnp.nan, factor)  # loud, whatever the rule
         if static.nonfinite != "sanitize":
             lost = 0 if static.nonfinite == "zero" else jnp.nan
             factor = jnp.where(jnp.isfinite(norm), factor, lost)
@@ -92,8 +93,8 @@ def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple
 
 # A factor below the smallest normal number would flush to zero and take the gradient with it. The
 # gradient is then multiplied by 2^-96 first. With n / tau above 2^122, a norm times 2^-96 is still
-# far above tau, and every rule has its limit: tau / n, or 0, or a floor that never gets here.
-_FAR, _FIRST, _TINY = 2.0**-122, 2.0**-96, 2.0**-100
+# far above tau, where every rule of `clipax.rules` is tau / n or 0.
+_FAR, _FIRST, _TINY, _SMALL = 2.0**-122, 2.0**-96, 2.0**-100, 2.0**-20
 
 
 def _factor(rule: Rule, norm: Array, threshold: Array) -> tuple[Array, Array]:
@@ -103,9 +104,11 @@ def _factor(rule: Rule, norm: Array, threshold: Array) -> tuple[Array, Array]:
         return jnp.broadcast_to(rule(n, threshold), n.shape).astype(n.dtype)
 
     factor = at(norm)
-    far = (norm * _FAR > threshold) & (factor < _TINY)
+    lost = (norm * _FAR > threshold) & (factor < _TINY)
+    # Of the norm itself where nothing is lost: elsewhere the slope of a rule could be infinite.
+    lifted = at(norm * jnp.where(lost, _FIRST, 1).astype(norm.dtype))
+    far = lost & (lifted < _SMALL)  # a rule that jumps in between keeps its own factor
     power = jnp.where(far, _FIRST, 1).astype(norm.dtype)
-    lifted = at(norm * power)  # not of norm * _FIRST everywhere: its slope could be infinite there
     return jnp.where(far, lifted, factor), power
 
 

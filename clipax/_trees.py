@@ -43,7 +43,7 @@ def for_each_leaf(argument: str, value: Any, tree: Any) -> list[Any]:
 def _checked(argument: str, path: str, key: Any) -> Hashable:
     if key is None or not isinstance(key, Hashable):
         raise TypeError(
-            f"`{argument}` must give values that can be keys of a dict, got {key!r} for {path!r}"
+            f"`{argument}` must give hashable values and not None, got {key!r} for {path!r}"
         )
     return key
 

@@ -173,7 +173,7 @@ def by_group(thresholds: Sequence[Threshold]) -> ThresholdPolicy:
     policies = [as_policy(f"thresholds[{i}]", t) for i, t in enumerate(thresholds)]
 
     def init_fn(norm):
-        if norm.shape != (len(policies),):
+        if norm.shape not in ((0,), (len(policies),)):  # (0,): tree_map_params asks with no leaf
             raise ValueError(
                 f"`thresholds` must have one entry a group, got {len(policies)} for {norm.shape}"
             )
@@ -260,6 +260,7 @@ def window_percentile(
         pushed = WindowPercentileState(
             _windows.push(state.history, norm), _windows.exchange(state.ascending, oldest, norm)
         )
+        # What is returned for a non-finite norm is dropped, but the threshold is read from it.
         state = where_groups(jnp.isfinite(norm), pushed, state)
         held = jnp.minimum(state.history.seen, window)
         low, high = (
@@ -299,7 +300,8 @@ def moving_mean(
     State: the window and 2 numbers a group.
 
     Args:
-        multiplier: a number > 0. Below 1 every threshold is below the last ones.
+        multiplier: a number > 0. At 1 or below the threshold can only fall once it has left
+            `initial`; above 1 it follows a rise.
         window: how many norms are remembered, >= 1; a Python number.
         warmup: how many norms must have been seen, >= 0; it may exceed the window.
         initial: a threshold > 0, which may be infinite; at 0 nothing would ever enter.

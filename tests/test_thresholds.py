@@ -468,7 +468,8 @@ def test_number_of_groups_must_be_that_of_the_thresholds():
 
 
 def test_no_thresholds_serve_no_groups():
-    result, _ = clipax.clip({}, clipax.per_group({}, lambda path: path))
+    measure = clipax.measures.per_group(lambda path: path)
+    result, _ = clipax.clip({}, clipax.clip_by(measure, thresholds.by_group([])))
     assert result == {}
 
 
