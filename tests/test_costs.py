@@ -17,6 +17,10 @@ CLIPPERS = {
     "moving_average": clipax.moving_average(),
     "decaying": clipax.decaying(1.0),
 }
+new_compiler = pytest.mark.skipif(
+    jax.__version_info__ < (0, 12),
+    reason="compilers of older jax spread the scalars of the fallback over arrays in memory",
+)
 each = pytest.mark.parametrize("clipper", CLIPPERS.values(), ids=CLIPPERS)
 
 
@@ -36,6 +40,7 @@ def cost(executable, key):
     return (analysis[0] if isinstance(analysis, list) else analysis)[key]
 
 
+@new_compiler
 @each
 def test_no_float32_copy_of_a_16_bit_gradient_is_kept(clipper):
     tree = leaves(jnp.bfloat16)
@@ -43,6 +48,7 @@ def test_no_float32_copy_of_a_16_bit_gradient_is_kept(clipper):
     assert compiled(clipper, tree).memory_analysis().temp_size_in_bytes < one_leaf_wide / 4
 
 
+@new_compiler
 @each
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda d: d.__name__)
 def test_donated_gradient_is_clipped_in_place(clipper, dtype):
