@@ -4,7 +4,6 @@
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -74,9 +73,7 @@ def clip_by(
 
     def update_fn(updates, state, params=None, **extra_args):
         norms = measure.norms(updates)
-        context = {**extra_args, "step": state.step}
-        norms_of = functools.partial(parameter_norms, measure, params, name)
-        thresholds, policy_state = follow(policy, norms, state.policy, norms_of, context)
+        thresholds, policy_state = follow(policy, measure, norms, state, params, extra_args, name)
         clean = norms
         if nonfinite == "sanitize":
             updates = jax.tree.map(_without_nonfinite, updates)
@@ -106,10 +103,12 @@ def initial_state(
 
 def follow(
     policy: ThresholdPolicy,
+    measure: Measure,
     norms: Norms,
-    policy_state: Any,
-    norms_of_parameters: Callable[[], Any],
-    context: dict[str, Any],
+    state: ClipState,
+    params: optax.Params | None,
+    extra_args: dict[str, Any],
+    name: str | None,
 ) -> tuple[Any, Any]:
     """The thresholds for the norms, none of them negative, and the policy's next state.
 
@@ -117,16 +116,23 @@ def follow(
 
     Args:
         policy: the policy.
+        measure: what measured the norms, and measures the parameters if the policy asks.
         norms: the norms of the gradient.
-        policy_state: the state of the policy.
-        norms_of_parameters: gives those of the parameters, in a tree like that of `norms`.
-        context: the step and the extra arguments, which the policy receives.
+        state: the state of the clipper.
+        params: the parameters, if given.
+        extra_args: those of the optimizer's `update`; the policy receives them.
+        name: the name of the clipper, for the message where the parameters are missing.
     """
+
+    def parameter_norm(i: int) -> Array:
+        return jax.tree.leaves(_parameter_norms(measure, params, name))[i]
+
     arrays, treedef = jax.tree.flatten(norms.values)
     thresholds, states = [], []
-    for i, (norm, old) in enumerate(zip(arrays, _apart(policy, policy_state, norms), strict=True)):
+    for i, (norm, old) in enumerate(zip(arrays, _apart(policy, state.policy, norms), strict=True)):
         _check_groups(norm, old)
-        given = {**context, "param_norm": lambda i=i: jax.tree.leaves(norms_of_parameters())[i]}
+        own = {"step": state.step, "param_norm": functools.partial(parameter_norm, i)}
+        given = {**extra_args, **own}
         threshold, new = policy.update(norm, old, **given)
         thresholds.append(jnp.maximum(jnp.asarray(threshold).astype(norm.dtype), 0))
         states.append(where_groups(jnp.isfinite(norm), new, old))
@@ -170,8 +176,7 @@ def _check_groups(norm: Array, policy_state: Any) -> None:
             raise ValueError(_OTHER_TREE.format(f"norms of shape {norm.shape}", f"{groups}"))
 
 
-def parameter_norms(measure: Measure, params: optax.Params | None, name: str | None) -> Any:
-    """The norms of the parameters, for a policy that is relative to them."""
+def _parameter_norms(measure: Measure, params: optax.Params | None, name: str | None) -> Any:
     if params is None:
         raise ValueError(
             f"{name or 'this clipper'} has a threshold relative to the parameters: "

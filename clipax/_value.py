@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from clipax import _validate, measures, rules, thresholds
-from clipax._core import follow, initial_state, parameter_norms
+from clipax._core import follow, initial_state
 from clipax._scale import like
 from clipax._state import ClipState, observe
 from clipax._trees import incremented, is_measured
@@ -69,12 +69,9 @@ def value(
 
     def update_fn(updates, state, params=None, **extra_args):
         norms = measure.norms(updates)
-        context = {**extra_args, "step": state.step}
-        norms_of = functools.partial(parameter_norms, measure, params, name)
-        high, policy_state = follow(upper, norms, state.policy, norms_of, context)
-        low = high
-        if lower is not None:
-            low, _ = follow(lower, norms, (), norms_of, context)
+        given = measure, norms, state, params, extra_args, name
+        high, policy_state = follow(upper, *given)
+        low = high if lower is None else follow(lower, *given)[0]  # of a pair neither has a state
 
         def clip(x, *bounds):
             if not is_measured(x):
