@@ -11,36 +11,51 @@ Example:
 """
 
 from clipax import measures, rules, thresholds
-from clipax._clippers import (
-    adaptive,
-    decaying,
-    global_norm,
-    moving_average,
-    per_group,
-    per_layer,
-    per_leaf,
-)
+from clipax._clippers.fixed import global_norm, per_group, per_layer, per_leaf
+from clipax._clippers.relative import agc, auto_s, block_rms, delta_clip, normalize, smooth
+from clipax._clippers.running import adagc, decaying, olmo, quantile, zclip
+from clipax._clippers.windows import adaptive, autoclip, history_sigma, median, moving_average
+from clipax._clippy import clippy
 from clipax._core import clip_by
 from clipax._observe import clip, metrics
+from clipax._spam import spam, stable_spam
 from clipax._value import value
+from clipax._wrappers import momentum_reset
 from clipax.thresholds import ThresholdPolicy
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ThresholdPolicy",
+    "adagc",
     "adaptive",
+    "agc",
+    "auto_s",
+    "autoclip",
+    "block_rms",
     "clip",
     "clip_by",
+    "clippy",
     "decaying",
+    "delta_clip",
     "global_norm",
+    "history_sigma",
     "measures",
+    "median",
     "metrics",
+    "momentum_reset",
     "moving_average",
+    "normalize",
+    "olmo",
     "per_group",
     "per_layer",
     "per_leaf",
+    "quantile",
     "rules",
+    "smooth",
+    "spam",
+    "stable_spam",
     "thresholds",
     "value",
+    "zclip",
 ]

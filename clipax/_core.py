@@ -4,7 +4,7 @@
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,10 +73,11 @@ def clip_by(
 
     def update_fn(updates, state, params=None, **extra_args):
         norms = measure.norms(updates)
-        thresholds, policy_state = follow(policy, measure, norms, state, params, extra_args, name)
+        given = Given(measure, state.step, params, extra_args, name)
+        thresholds, policy_state = follow(policy, norms, state.policy, given)
         clean = norms
         if nonfinite == "sanitize":
-            updates = jax.tree.map(_without_nonfinite, updates)
+            updates = jax.tree.map(without_nonfinite, updates)
             clean = measure.norms(updates)
         updates, metrics = scale(
             rule, nonfinite, updates, (norms, clean), thresholds, state.metrics
@@ -95,45 +96,54 @@ def initial_state(
     scalar: bool,
 ) -> ClipState:
     """The state of a clipper before its first update; `scalar`: it has one threshold for all."""
-    norms, treedef = jax.tree.flatten(measure.init(params).values)
-    states = [policy.init(norm) for norm in norms]
+    norms = jax.tree.leaves(measure.init(params).values)
     metrics = initial_metrics(norms, name, observed=measure.observed, scalar=scalar)
-    return ClipState(jnp.zeros((), jnp.int32), _joined(policy, states, treedef), metrics)
+    state = initial_policy_state(measure, policy, params)
+    return ClipState(jnp.zeros((), jnp.int32), state, metrics)
 
 
-def follow(
-    policy: ThresholdPolicy,
-    measure: Measure,
-    norms: Norms,
-    state: ClipState,
-    params: optax.Params | None,
-    extra_args: dict[str, Any],
-    name: str | None,
-) -> tuple[Any, Any]:
+def initial_policy_state(measure: Measure, policy: ThresholdPolicy, params: optax.Params) -> Any:
+    """The state of a policy for the groups of a measure."""
+    norms, treedef = jax.tree.flatten(measure.init(params).values)
+    return _joined(policy, [policy.init(norm) for norm in norms], treedef)
+
+
+class Given(NamedTuple):
+    """What a policy is given beside the norms.
+
+    Attributes:
+        measure: measures the parameters if the policy asks.
+        step: how many updates there were.
+        params: the parameters, if given.
+        extra_args: those of the optimizer's `update`; the policy receives them.
+        name: the name of the clipper, for the message where the parameters are missing.
+    """
+
+    measure: Measure
+    step: Array
+    params: optax.Params | None
+    extra_args: dict[str, Any]
+    name: str | None
+
+
+def follow(policy: ThresholdPolicy, norms: Norms, state: Any, given: Given) -> tuple[Any, Any]:
     """The thresholds for the norms, none of them negative, and the policy's next state.
 
     The state of a group whose norm is not finite stays as it was, whatever the policy made of it.
 
     Args:
         policy: the policy.
-        measure: what measured the norms, and measures the parameters if the policy asks.
         norms: the norms of the gradient.
-        state: the state of the clipper.
-        params: the parameters, if given.
-        extra_args: those of the optimizer's `update`; the policy receives them.
-        name: the name of the clipper, for the message where the parameters are missing.
+        state: the state of the policy.
+        given: what else it is given.
     """
-
-    def parameter_norm(i: int) -> Array:
-        return jax.tree.leaves(_parameter_norms(measure, params, name))[i]
-
+    parameter_norms = functools.cache(lambda: jax.tree.leaves(_parameter_norms(given)))
     arrays, treedef = jax.tree.flatten(norms.values)
     thresholds, states = [], []
-    for i, (norm, old) in enumerate(zip(arrays, _apart(policy, state.policy, norms), strict=True)):
+    for i, (norm, old) in enumerate(zip(arrays, _apart(policy, state, norms), strict=True)):
         _check_groups(norm, old)
-        own = {"step": state.step, "param_norm": functools.partial(parameter_norm, i)}
-        given = {**extra_args, **own}
-        threshold, new = policy.update(norm, old, **given)
+        own = {"step": given.step, "param_norm": lambda i=i: parameter_norms()[i]}
+        threshold, new = policy.update(norm, old, **{**given.extra_args, **own})
         thresholds.append(jnp.maximum(jnp.asarray(threshold).astype(norm.dtype), 0))
         states.append(where_groups(jnp.isfinite(norm), new, old))
     return treedef.unflatten(thresholds), _joined(policy, states, treedef)
@@ -176,14 +186,15 @@ def _check_groups(norm: Array, policy_state: Any) -> None:
             raise ValueError(_OTHER_TREE.format(f"norms of shape {norm.shape}", f"{groups}"))
 
 
-def _parameter_norms(measure: Measure, params: optax.Params | None, name: str | None) -> Any:
-    if params is None:
+def _parameter_norms(given: Given) -> Any:
+    if given.params is None:
         raise ValueError(
-            f"{name or 'this clipper'} has a threshold relative to the parameters: "
+            f"{given.name or 'this clipper'} has a threshold relative to the parameters: "
             "call `update(updates, state, params)`"
         )
-    return measure.norms(params).values
+    return given.measure.norms(given.params).values
 
 
-def _without_nonfinite(leaf: Any) -> Any:
+def without_nonfinite(leaf: Any) -> Any:
+    """A leaf with zeros for its entries that are NaN or infinite."""
     return jnp.where(jnp.isfinite(leaf), leaf, 0) if is_measured(leaf) else leaf

@@ -19,9 +19,10 @@ def number(
     low: float = 0.0,
     high: float = np.inf,
     above: bool = False,
+    below: bool = False,
     static: bool = False,
 ) -> None:
-    """Checks that `value` is a number in [low, high], or in (low, high] where `above` is set.
+    """Checks that `value` is a number in [low, high], an end being open where the caller says so.
 
     Args:
         name: the argument's name, for the message.
@@ -29,6 +30,7 @@ def number(
         low: the least accepted number.
         high: the largest accepted number.
         above: whether `low` itself is refused.
+        below: whether `high` itself is refused.
         static: whether arrays are refused because the number shapes the computation.
 
     Raises:
@@ -43,9 +45,10 @@ def number(
         kind = "a Python number (see `static_args` of optax.inject_hyperparams)"
         raise TypeError(f"`{name}` must be {kind if static else 'a number'}, got {shown(value)}")
     given = float(value)
-    if not (low < given if above else low <= given) or not given <= high:
-        bracket = "(" if above else "["
-        raise ValueError(f"`{name}` must be in {bracket}{low:g}, {high:g}], got {value!r}")
+    inside = (low < given if above else low <= given) and (given < high if below else given <= high)
+    if not inside:
+        interval = f"{'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
+        raise ValueError(f"`{name}` must be in {interval}, got {value!r}")
 
 
 def _is_real_scalar(value: jax.Array) -> bool:
@@ -66,6 +69,26 @@ def count(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be at least 1, got {value!r}")
 
 
+def choice(name: str, value: Any, accepted: tuple[str, ...]) -> None:
+    """Checks that `value` is one of a few words.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if value not in accepted:
+        raise ValueError(f"`{name}` must be one of {accepted}, got {shown(value)}")
+
+
+def flag(name: str, value: Any) -> None:
+    """Checks that `value` is a truth value.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, got {shown(value)}")
+
+
 def shown(value: Any) -> str:
     """A value in an error message: itself if it is short, else its type."""
     text = repr(value)
@@ -79,9 +102,7 @@ def options(nonfinite: Any, name: Any) -> None:
         TypeError: if `name` is not a string.
         ValueError: if `nonfinite` is unknown or `name` is empty.
     """
-    accepted = ("propagate", "zero", "sanitize")
-    if nonfinite not in accepted:
-        raise ValueError(f"`nonfinite` must be one of {accepted}, got {shown(nonfinite)}")
+    choice("nonfinite", nonfinite, ("propagate", "zero", "sanitize"))
     if name is not None and not isinstance(name, str):
         raise TypeError(f"`name` must be a string or None, got {shown(name)}")
     if name == "":

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from clipax import _validate, measures, rules, thresholds
-from clipax._core import follow, initial_state
+from clipax._core import Given, follow, initial_state
 from clipax._scale import like
 from clipax._state import ClipState, observe
 from clipax._trees import incremented, is_measured
@@ -69,9 +69,11 @@ def value(
 
     def update_fn(updates, state, params=None, **extra_args):
         norms = measure.norms(updates)
-        given = measure, norms, state, params, extra_args, name
-        high, policy_state = follow(upper, *given)
-        low = high if lower is None else follow(lower, *given)[0]  # of a pair neither has a state
+        given = Given(measure, state.step, params, extra_args, name)
+        high, policy_state = follow(upper, norms, state.policy, given)
+        low = high  # of a pair neither has a state
+        if lower is not None:
+            low, _ = follow(lower, norms, state.policy, given)
 
         def clip(x, *bounds):
             if not is_measured(x):

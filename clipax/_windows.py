@@ -58,3 +58,38 @@ def mean(ring: Ring) -> Array:
     share = jnp.where(jnp.max(ring.values, axis=0) > 1, 1 / held, 1)
     total = jnp.sum(ring.values * share[None], axis=0)
     return jnp.where(share < 1, total, total / held)
+
+
+def held(ring: Ring) -> Array:
+    """Which places of a ring hold a value."""
+    steps = jax.lax.broadcasted_iota(jnp.int32, ring.values.shape, 0)
+    return steps < ring.seen[None]
+
+
+def insert(ascending: Array, new: Array) -> Array:
+    """Puts `new` into a sorted window that still has a place, `inf`, at its end."""
+    return exchange(ascending, jnp.full_like(new, jnp.inf), new)
+
+
+def median(ascending: Array) -> Array:
+    """The median of what a sorted window holds."""
+    last = jnp.maximum(jnp.sum(ascending < jnp.inf, axis=0) - 1, 0)
+    places = last // 2, (last + 1) // 2
+    low, high = (jnp.take_along_axis(ascending, i[None], axis=0)[0] for i in places)
+    return jnp.where(low == high, low, low + (high - low) / 2)
+
+
+def mean_and_deviation(values: Array, chosen: Array) -> tuple[Array, Array]:
+    """Of the chosen values of each group, in two passes over values divided by the largest.
+
+    Squares of the values themselves could overflow, and the difference of a mean of squares and the
+    square of a mean could be negative.
+    """
+    count = jnp.maximum(jnp.sum(chosen, axis=0), 1)
+    held = jnp.where(chosen, values, 0)
+    largest = jnp.max(held, axis=0)
+    unit = jnp.where(largest > 0, largest, 1)
+    mean = jnp.sum(held / unit[None], axis=0) / count
+    square = jnp.sum(jnp.where(chosen, held / unit[None] - mean[None], 0) ** 2, axis=0) / count
+    deviation = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+    return (unit * mean).astype(values.dtype), (unit * deviation).astype(values.dtype)
