@@ -100,8 +100,11 @@ def _four_parts(root: ElementTree.Element) -> list[ElementTree.Element]:
     }
     if len(parts) == len(_VOICES):
         return list(parts.values())
-    find = lambda voice: next(i for i in parts if names[i].startswith(voice))  # noqa: E731
-    return [parts[find(voice)] for voice in _VOICES]
+
+    def find(voice: str) -> ElementTree.Element:
+        return next(part for i, part in parts.items() if names[i].startswith(voice))
+
+    return [find(voice) for voice in _VOICES]
 
 
 def _notes(part: ElementTree.Element) -> Iterator[Note]:

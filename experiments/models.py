@@ -62,5 +62,8 @@ def _unroll(cell: Any, inputs: jax.Array, width: int) -> jax.Array:
     structure, state = nnx.split(cell)
     zeros = jnp.zeros((inputs.shape[1], width))
     carry = zeros if isinstance(cell, nnx.SimpleCell) else (zeros, zeros)
-    step = lambda carry, x: nnx.merge(structure, state)(carry, x)  # noqa: E731
+
+    def step(carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+        return nnx.merge(structure, state)(carry, x)
+
     return jax.lax.scan(step, carry, projected)[1]

@@ -145,7 +145,9 @@ def _over_runs(one: Callable[..., Tree], *args: Tree, data: Tree) -> Tree:
 
 @partial(jax.jit, static_argnums=0)
 def _parameters(task: Task, seeds: jax.Array, data: Tree) -> Tree:
-    one = lambda seed, data: task.init(jax.random.key(seed), data)  # noqa: E731
+    def one(seed: jax.Array, data: Tree) -> Tree:
+        return task.init(jax.random.key(seed), data)
+
     return _over_runs(one, seeds, data=data)
 
 
@@ -163,7 +165,9 @@ def _advance(
     task: Task, method: Method, steps: int, carry: Carry, runs: Run, data: Tree
 ) -> tuple[Carry, Record]:
     def one(carry: Carry, run: Run, data: Tree) -> tuple[Carry, Record]:
-        step = lambda carry, _: _step(task, method, carry, run, data)  # noqa: E731
+        def step(carry: Carry, _: None) -> tuple[Carry, Record]:
+            return _step(task, method, carry, run, data)
+
         return jax.lax.scan(step, carry, length=steps)
 
     return _over_runs(one, carry, runs, data=data)

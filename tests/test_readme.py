@@ -268,7 +268,7 @@ def double_norm(tree: Any) -> float:
 
 
 def test_thousand_bfloat16_ones_are_clipped_to_one():
-    """In one leaf: `test_measures.py` has the norm of a thousand leaves, which compile slowly."""
+    """In one leaf: `test_measures_norms.py` has the norm of a thousand, which compile slowly."""
     clipped, metrics = clipax.clip([jnp.ones(1000, jnp.bfloat16)], clipax.global_norm(1.0))
     assert float(metrics["norm"]) == pytest.approx(math.sqrt(1000), rel=1e-6)
     assert double_norm(clipped) == pytest.approx(1.004, abs=5e-4)

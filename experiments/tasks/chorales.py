@@ -149,7 +149,10 @@ def _draw(
     spare = jnp.maximum(lengths[chorale] - (length + 1), 0)
     start = jax.random.randint(where, (batch,), 0, spare + 1)
     lowest = jax.random.randint(pitch, (batch,), 0, _UPPER - _LOWER + 1)
-    cut = lambda *at: jax.lax.dynamic_slice(rolls, at, (1, length + 1, data.KEYS))[0]  # noqa: E731
+
+    def cut(*at: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(rolls, at, (1, length + 1, data.KEYS))[0]
+
     passages = jax.vmap(cut, out_axes=1)(chorale, start, lowest).astype(jnp.float32)
     return passages, _mask(lengths[chorale] - start, length + 1)
 

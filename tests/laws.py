@@ -1,0 +1,46 @@
+"""What the laws share: the rows that a law is for, gradients, and updates in a row."""
+
+import functools
+
+import chex
+import jax
+import numpy as np
+import pytest
+from catalogue import CATALOGUE, plain
+
+every = pytest.mark.parametrize("row", CATALOGUE, ids=[row.name for row in CATALOGUE])
+
+
+def rows(*rules, fixed=None):
+    """The rows with one of these rules, and with (or without) one fixed threshold."""
+    found = [r for r in CATALOGUE if r.rule in rules and fixed in (None, r.fixed is not None)]
+    return pytest.mark.parametrize("row", found, ids=[row.name for row in found])
+
+
+def run(clipper, gradients, state=None, **extra_args):
+    """Updates in a row under `jit`; the list of results and the last state."""
+    state = clipper.init(gradients[0]) if state is None else state
+    update = jitted(clipper)
+    results = []
+    for gradient in gradients:
+        result, state = update(gradient, state, **extra_args)
+        results.append(result)
+    return results, state
+
+
+@functools.cache
+def jitted(clipper):
+    return jax.jit(clipper.update)
+
+
+def assert_same_bits(a, b):
+    chex.assert_trees_all_equal_structs(a, b)
+    chex.assert_trees_all_equal_shapes_and_dtypes(a, b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), (x, y)
+
+
+def series(length=8, seed=0):
+    """Float32 gradients of very different sizes."""
+    sizes = np.random.default_rng(seed).lognormal(sigma=2.0, size=length)
+    return [plain(seed + i, float(size)) for i, size in enumerate(sizes)]

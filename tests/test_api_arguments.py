@@ -1,0 +1,153 @@
+"""What the public names say to a wrong argument, and which ones they accept."""
+
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from wrong_arguments import BAD, GRADIENT, PYTHON
+
+import clipax
+from clipax import measures, thresholds
+
+
+@pytest.mark.parametrize(("function", "args", "kwargs", "error", "message"), BAD)
+def test_wrong_argument_is_refused_when_built(function, args, kwargs, error, message):
+    with pytest.raises(error, match=message) as caught:
+        function(*args, **kwargs)
+    assert type(caught.value) is error
+
+
+def test_traced_percentile_is_refused():
+    """As a schedule in `optax.inject_hyperparams` would give it."""
+
+    def clipped(percentile):
+        return clipax.clip(GRADIENT, clipax.adaptive(percentile))[0]
+
+    with pytest.raises(TypeError, match=f"`percentile` {PYTHON}.*Trace"):
+        jax.jit(clipped)(95.0)
+
+
+# Errors that only show when a clipper meets a gradient.
+
+MEAN = thresholds.moving_mean()
+PREFIX = (
+    "`labels` must be a prefix of the gradient's tree or a function of the path of a leaf, got "
+)
+COUNT = r"`thresholds` must have one entry a group, got 1 for \(2,\)"
+
+
+@pytest.mark.parametrize(
+    ("clipper", "message"),
+    [
+        pytest.param(clipper, message, id=name)
+        for name, clipper, message in [
+            ("unknown", clipax.per_group({"x": 1.0}, lambda path: "y"), "`labels` gave 'y'; .*'x'"),
+            ("unknown-tree", clipax.per_group({"x": 1.0}, {"a": "x", "b": "z"}), "gave 'z'; .*'x'"),
+            ("no-prefix", clipax.per_group(1.0, {"a": "x"}), PREFIX + ".*'a'"),
+            ("too-many", clipax.per_group(1.0, {"a": 1, "b": 1, "c": 1}), PREFIX + ".*'c'"),
+            ("labels-None", clipax.per_group(1.0, None), PREFIX + ".*None"),
+            ("replicated", clipax.clip_by(measures.per_tree(replicated={"c": True}), 1.0), "`repl"),
+            ("unbound", clipax.global_norm(1.0, axis_name="data"), "`axis_name` must .*'data'"),
+            ("unit-axis", clipax.clip_by(measures.per_unit(axis=5), 1.0), "`axis` must .* got 5"),
+            ("count", clipax.clip_by(measures.per_leaf(), thresholds.by_group([1.0])), COUNT),
+            ("pair-complex", clipax.value((-1.0, 1.0)), "`limit` must be .*complex.*got"),
+        ]
+    ],
+)
+def test_wrong_argument_is_refused_when_used(clipper, message):
+    gradient = GRADIENT | {"b": jnp.ones((2, 3))}
+    if "complex" in message:
+        gradient = {"a": jnp.ones(2, jnp.complex64)}
+    with pytest.raises(ValueError, match=message):
+        clipax.clip(gradient, clipper)
+
+
+@pytest.mark.parametrize("label", [None, ["x"]], ids=repr)
+@pytest.mark.parametrize("max_norm", [1.0, {"x": 1.0}], ids=repr)
+def test_label_that_is_no_label_is_refused(label, max_norm):
+    clipper = clipax.per_group(max_norm, lambda path: label)
+    with pytest.raises(TypeError, match=f"`labels` must .*, got {re.escape(repr(label))}"):
+        clipax.clip(GRADIENT, clipper)
+
+
+@pytest.mark.parametrize("other", [{"a": jnp.ones(2)}, {}, {**GRADIENT, "c": jnp.ones(1)}], ids=len)
+@pytest.mark.parametrize(
+    "clipper",
+    [
+        pytest.param(clipax.moving_average(measure=measures.per_leaf()), id="moving_average"),
+        pytest.param(clipax.adaptive(measure=measures.per_leaf(), window=5), id="adaptive"),
+        pytest.param(clipax.value(MEAN), id="value"),
+        pytest.param(clipax.clip_by(measures.per_unit(), MEAN), id="per_unit"),
+        pytest.param(clipax.clip_by(measures.per_element(), MEAN), id="per_element"),
+    ],
+)
+def test_gradient_of_another_tree_than_at_init_is_refused(clipper, other):
+    state = clipper.init(GRADIENT)
+    with pytest.raises(ValueError, match=r"the gradient must have the structure .* `init`, got "):
+        clipper.update(other, state)
+
+
+def test_gradient_of_another_shape_than_at_init_is_refused():
+    clipper = clipax.value(MEAN)
+    state = clipper.init(GRADIENT)
+    with pytest.raises(ValueError, match=r"the gradient .* `init`, got .*\(4,\)"):
+        clipper.update(GRADIENT | {"b": jnp.ones(4)}, state)
+
+
+@pytest.mark.parametrize("name", [None, "encoder"])
+def test_missing_params_are_told(name):
+    def update(norm, state, *, step, param_norm, **extra_args):
+        return 0.01 * param_norm(), state
+
+    policy = clipax.ThresholdPolicy(lambda norm: (), update)
+    clipper = clipax.clip_by(measures.per_leaf(), policy, name=name)
+    with pytest.raises(ValueError, match=r"the parameters: call `update\(updates, state, params\)"):
+        clipper.update(GRADIENT, clipper.init(GRADIENT))
+
+
+# What looks unusual and is right.
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        0,
+        0.5,
+        math.inf,
+        np.float64(0.5),
+        np.int32(1),
+        np.float32(0.5),
+        np.array(0.5),
+        jnp.array(0.5),
+        jnp.array(1),
+        lambda step: 0.5,
+        thresholds.constant(0.5),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+@pytest.mark.parametrize("clipper", [clipax.global_norm, clipax.value, clipax.per_leaf])
+def test_every_kind_of_threshold_is_accepted(clipper, limit):
+    clipped, _ = clipax.clip(GRADIENT, clipper(limit))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(clipped))
+
+
+@pytest.mark.parametrize("order", [3, 3.0, np.int64(3), np.float32(3), np.float64(3)], ids=repr)
+def test_every_kind_of_order_is_accepted(order):
+    _, metrics = clipax.clip(GRADIENT, clipax.global_norm(1.0, ord=order))
+    np.testing.assert_allclose(metrics["norm"], (2 + 3 * 8) ** (1 / 3), rtol=1e-6)
+    assert measures.lp(order) == measures.lp(3)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [(-1.0, 2.0), [-1, 2], (0, 0), (-math.inf, 1.0), (-1.0, lambda step: 2.0)],
+    ids=["tuple", "list", "zeros", "one-sided", "schedule"],
+)
+def test_every_kind_of_pair_is_accepted(pair):
+    clipped: Any = clipax.clip(GRADIENT, clipax.value(pair))[0]
+    low, high = (side(0) if callable(side) else side for side in pair)
+    np.testing.assert_array_equal(clipped["b"], np.clip(GRADIENT["b"], low, high))

@@ -1,0 +1,183 @@
+"""The laws of `jit`, of derivatives, and of what else `update` is given."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import parameterized
+from catalogue import CATALOGUE, mixed, norm_of, plain
+from laws import every, rows, run, series
+
+import clipax
+
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+
+
+# Law 8: eager equals jit, nothing compiles twice, unknown arguments pass.
+
+
+class VariantsTest(chex.TestCase):
+    """With and without jit and device: the same numbers."""
+
+    @chex.all_variants(with_pmap=False)
+    @parameterized.named_parameters((row.name, row) for row in CATALOGUE)
+    def test_variant_equals_jit(self, row):
+        clipper, gradients = row.make(), series(3)
+        expected, end = run(clipper, gradients)
+        update = self.variant(clipper.update)
+        state = clipper.init(gradients[0])
+        for gradient, right in zip(gradients, expected, strict=True):
+            result, state = update(gradient, state)
+            chex.assert_trees_all_close(result, right, rtol=1e-6)
+        chex.assert_trees_all_close(state, end, rtol=1e-6)
+
+
+@every
+def test_update_is_traced_once(row):
+    chex.clear_trace_counter()
+    clipper = row.make()
+    update = jax.jit(chex.assert_max_traces(lambda g, s: clipper.update(g, s), n=1))
+    state = clipper.init(plain())
+    for gradient in series(4):
+        _, state = update(gradient, state)
+
+
+@every
+def test_repeated_eager_updates_compile_nothing(row):
+    clipper = row.make()
+    state = clipper.init(mixed())
+    for seed in range(2):
+        _, state = clipper.update(mixed(seed), state)
+    COMPILED.clear()
+    for seed in range(3):
+        _, state = clipper.update(mixed(seed), state)
+    assert COMPILED == []
+
+
+def test_compilations_are_seen():
+    COMPILED.clear()
+    jax.jit(lambda x: x * 3 + 1)(jnp.ones(7)).block_until_ready()
+    assert COMPILED
+
+
+COMPILED: list[str] = []
+
+
+def _note_compilation(event, *_, **__):
+    if event == "/jax/core/compile/backend_compile_duration":
+        COMPILED.append(event)
+
+
+# Old jax cannot unregister a listener, so there is one for all tests.
+jax.monitoring.register_event_duration_secs_listener(_note_compilation)
+
+
+@every
+def test_unknown_extra_arguments_are_accepted(row):
+    gradient = plain()
+    clipper = row.make()
+    result, _ = clipper.update(
+        gradient, clipper.init(gradient), gradient, value=1.0, step=7, fn=lambda x: x
+    )
+    chex.assert_trees_all_close(result, run(clipper, [gradient])[0][0], rtol=1e-6)
+
+
+def test_extra_arguments_reach_the_policy():
+    seen = {}
+
+    def update(norm, state, *, step, param_norm, loss, **extra_args):
+        seen.update(step=step, loss=loss, params=param_norm())
+        return jnp.asarray(1.0), state
+
+    policy = clipax.ThresholdPolicy(lambda norm: (), update)
+    clipper = clipax.global_norm(policy)
+    gradient = [jnp.ones(4)]
+    clipper.update(gradient, clipper.init(gradient), [jnp.full(4, 3.0)], loss=0.25, epoch=2)
+    assert seen["loss"] == 0.25 and int(seen["step"]) == 0
+    assert float(seen["params"][0]) == 6.0
+
+
+# Law 10: derivatives are finite wherever the true one is.
+
+
+@every
+def test_derivatives_are_finite(row):
+    clipper, direction = row.make(), plain(14)
+    state = clipper.init(direction)
+
+    def clipped(gradient):
+        return clipper.update(gradient, state)[0]
+
+    @jax.jit
+    def derivatives(gradient):
+        forward = jax.jvp(clipped, (gradient,), (direction,))[1]
+        return forward, jax.vjp(clipped, gradient)[1](direction)[0]
+
+    tiny = 1e-15 if row.rule == "normalize" else 1e-30  # see its docstring
+    for magnitude in (0.0, 1.0, 1e25, tiny):
+        for x in jax.tree.leaves(derivatives(plain(12, magnitude))):
+            assert np.isfinite(np.asarray(x)).all(), magnitude
+
+
+@rows("rescale", "normalize", "smooth", fixed=True)
+def test_derivative_far_above_the_threshold_scales_like_one_over_the_norm(row):
+    if row.groups == "element":
+        return  # an entry beyond its threshold does not depend on the gradient at all
+    clipper, direction = row.make(), plain(14)
+    state = clipper.init(direction)
+
+    @jax.jit
+    def derivative(gradient):
+        return jax.vjp(lambda g: clipper.update(g, state)[0], gradient)[1](direction)[0]
+
+    near, far = derivative(plain(12, 1e5)), derivative(plain(12, 1e25))
+    near = jax.tree.map(lambda x: x * 1e-20, near)
+    largest = max(float(jnp.max(abs(x))) for x in jax.tree.leaves(near))
+    chex.assert_trees_all_close(far, near, rtol=1e-3, atol=1e-4 * largest)
+
+
+@rows("rescale", "smooth", "normalize", fixed=True)
+def test_derivative_is_that_of_the_formula(row):
+    """Against finite differences, at a gradient that is clipped and one that is not."""
+    with enable_x64():
+        clipper = row.make()
+        gradient = jax.tree.map(lambda x: x.astype(jnp.float64), plain(13))
+        state = clipper.init(gradient)
+        flat, unravel = jax.flatten_util.ravel_pytree(gradient)
+        weights = jnp.asarray(np.random.default_rng(0).normal(size=flat.size))
+
+        @jax.jit
+        def f(x):
+            result = clipper.update(unravel(x), state)[0]
+            return weights @ jax.flatten_util.ravel_pytree(result)[0]
+
+        slope = jax.jit(jax.grad(f))
+        for magnitude in (3.0, 0.01):
+            x, steps = magnitude * flat, 1e-6 * magnitude * np.eye(flat.size)
+            numeric = [(f(x + d) - f(x - d)) / (2e-6 * magnitude) for d in steps]
+            np.testing.assert_allclose(slope(x), numeric, rtol=1e-5, atol=1e-6)
+
+
+# Law 11: params are needed only where the threshold needs them.
+
+
+def test_missing_params_are_named():
+    def update(norm, state, *, step, param_norm, **extra_args):
+        return 0.01 * param_norm(), state
+
+    clipper = clipax.clip_by(
+        clipax.measures.per_leaf(), clipax.ThresholdPolicy(lambda norm: (), update), name="mine"
+    )
+    gradient = [jnp.ones(3)]
+    state = clipper.init(gradient)
+    with pytest.raises(ValueError, match=r"mine.*update\(updates, state, params\)"):
+        clipper.update(gradient, state)
+    result, _ = clipper.update(gradient, state, [jnp.full(3, 2.0)])
+    assert norm_of([np.asarray(result[0], np.float64)], 2) == pytest.approx(0.02 * 3**0.5)
+
+
+@every
+def test_clippers_of_the_gradient_alone_need_no_params(row):
+    clipper = row.make()
+    clipper.update(plain(), clipper.init(plain()))

@@ -1,0 +1,275 @@
+"""The norms of every tree, group and power in their whole range, against float64 numpy."""
+
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from catalogue import TREES, double, inexact, mixed, norm_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from norms import (
+    EPS,
+    LARGEST,
+    MEASURES,
+    NORMS,
+    TINY,
+    check,
+    enable_x64,
+    every_measure,
+    expected_norms,
+    flat,
+    measure_of,
+)
+
+from clipax import measures
+
+# Every tree, every measure, every norm.
+
+CASES = [(tree, groups, "l2") for tree in TREES for groups in MEASURES]
+CASES += [
+    (tree, groups, norm)
+    for tree in ("float32", "mixed")
+    for groups in MEASURES
+    for norm in NORMS
+    if norm != "l2"
+]
+
+
+@pytest.mark.parametrize(("tree", "groups", "norm"), CASES, ids=["-".join(c) for c in CASES])
+def test_norm_is_that_of_numpy(tree, groups, norm):
+    tree = TREES[tree]
+    norms = check(groups, tree, norm)
+    start = measure_of(groups, norm).init(tree)
+    chex.assert_trees_all_equal_structs(start.values, norms.values)
+    chex.assert_trees_all_equal_shapes_and_dtypes(start.values, norms.values)
+    assert not any(np.any(x) for x in jax.tree.leaves(start.values))
+    assert start.groups == norms.groups
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(norms.values))
+
+
+@every_measure
+def test_leaves_in_no_group_are_told_apart(groups):
+    norms = measure_of(groups).norms(mixed())
+    leaves = jax.tree.leaves(mixed())
+    if norms.groups is None:
+        pairs = zip(leaves, jax.tree.leaves(norms.values), strict=True)
+        assert all(n.shape == () and n == 0 for x, n in pairs if not inexact(x))
+    else:
+        assert [g is not None for g in norms.groups] == [inexact(x) for x in leaves]
+
+
+# Range.
+
+
+@pytest.mark.parametrize("size", [1, 5, 100])
+@pytest.mark.parametrize("norm", list(NORMS))
+@pytest.mark.parametrize("groups", ["tree", "leaf", "unit", "element"])
+def test_norm_spans_the_whole_range_of_float32(groups, norm, size):
+    rng = np.random.default_rng(size)
+    entries = rng.uniform(0.5, 1, (2, size)).astype(np.float32)
+    found = jitted(groups, norm)
+    for exponent in (-126, -100, -64, -63, -33, -31, 0, 33, 62, 63, 64, 100, 118):
+        tree = [jnp.asarray(np.ldexp(x, exponent + 1)) for x in entries]
+        expected = expected_norms(groups, tree, NORMS[norm][1])
+        np.testing.assert_allclose(flat(found(tree), tree), expected, rtol=4 * EPS)
+
+
+@functools.cache
+def jitted(groups, norm="l2"):
+    measure = measure_of(groups, norm)
+    return lambda tree: measure.norms(tree)._replace(values=_values(measure)(tree))
+
+
+@functools.cache
+def _values(measure):
+    return jax.jit(lambda tree: measure.norms(tree).values)
+
+
+@pytest.mark.parametrize("norm", list(NORMS))
+def test_entries_near_the_largest_number_are_measured(norm):
+    for entries in ([3e38], [2e38, 1e38], [0, 2.5e38], [-3.4e38, 0], [1e38] * 3):
+        tree = [jnp.asarray(entries, jnp.float32)]
+        expected = norm_of([double(tree[0])], NORMS[norm][1])
+        found = float(jitted("leaf", norm)(tree).values[0])
+        assert found == pytest.approx(expected if expected < LARGEST else np.inf, rel=4 * EPS)
+
+
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, jnp.float16, jnp.float32], ids=lambda d: d.__name__
+)
+@pytest.mark.parametrize("groups", ["tree", "leaf", "unit", "element"])
+def test_entries_near_the_largest_number_of_each_dtype_are_measured(groups, dtype):
+    largest = float(jnp.finfo(dtype).max)
+    one = [jnp.zeros((3, 2), dtype).at[1, 1].set(-largest)]
+    check(groups, one)
+    if dtype == jnp.float16:
+        check(groups, [jnp.full((40, 3), 60000, dtype), jnp.full(7, -65504, dtype)])
+
+
+def test_norm_of_a_thousand_leaves_of_bfloat16_is_right():
+    tree = [jnp.ones(1, jnp.bfloat16) for _ in range(1000)]
+    assert float(measures.per_tree().norms(tree).values[0]) == pytest.approx(31.6228, rel=1e-6)
+
+
+def test_norm_of_many_16_bit_entries_is_right():
+    for dtype in (jnp.bfloat16, jnp.float16):
+        check("leaf", [jnp.full((1000, 100), 0.125, dtype)])
+        check("leaf", [jnp.full((1000, 100), 0.125, dtype)], "l1")
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1", "rms", "l3"])
+@pytest.mark.parametrize("groups", ["tree", "leaf", "unit"])
+def test_subnormal_entries_count_as_zero(groups, norm):
+    subnormal = np.array([[1e-40, -1e-39], [1e-45, 0]], np.float32)
+    found = flat(jitted(groups, norm)([jnp.asarray(subnormal)]), [jnp.asarray(subnormal)])
+    np.testing.assert_array_equal(found, np.zeros_like(found))
+    beside = subnormal.copy()
+    beside[0] = 2e-38  # 1.4e-38 a norm by rms
+    tree = [jnp.asarray(beside)]
+    expected = expected_norms(groups, [np.where(abs(beside) < TINY, 0, beside)], NORMS[norm][1])
+    np.testing.assert_allclose(flat(jitted(groups, norm)(tree), tree), expected, rtol=4 * EPS)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1", "l3"])
+@pytest.mark.parametrize("groups", ["tree", "leaf", "unit"])
+def test_norm_that_is_not_representable_is_infinite(groups, norm):
+    big = jnp.full((9, 2), 3e38)
+    tree = [big, jnp.ones(3)]
+    found = flat(jitted(groups, norm)(tree), tree)
+    assert found[0] == np.inf
+    if groups != "tree":
+        usual = expected_norms(groups, [jnp.ones(3)], NORMS[norm][1])
+        np.testing.assert_allclose(found[-1:], usual, rtol=4 * EPS)
+
+
+@pytest.mark.parametrize("norm", ["linf", "rms"])
+def test_norm_of_the_largest_entries_is_representable_where_it_is_no_sum(norm):
+    entries = np.random.default_rng(0).uniform(1e38, 3.4e38, (9, 20))
+    tree = [jnp.asarray(entries, jnp.float32)]
+    for groups in ("tree", "leaf", "unit"):
+        expected = expected_norms(groups, tree, NORMS[norm][1])
+        np.testing.assert_allclose(flat(jitted(groups, norm)(tree), tree), expected, rtol=4 * EPS)
+
+
+@pytest.mark.parametrize("norm", list(NORMS))
+@every_measure
+def test_nan_and_infinity_stay_what_they_are(groups, norm):
+    found = jitted(groups, norm)
+    for others in (1.0, 1e-30, 3e37, 0.0):
+        for bad in (np.nan, np.inf, -np.inf):
+            tree = {"a": jnp.full((3, 2), others).at[1, 0].set(bad), "bb": jnp.full(2, others)}
+            norms = flat(found(tree), tree)
+            expected = expected_norms(groups, tree, 1)  # finite in the same places
+            np.testing.assert_array_equal(np.isfinite(norms), np.isfinite(expected))
+            assert np.isnan(norms).any() == np.isnan(bad)
+            assert np.isinf(norms).any() == np.isinf(bad)
+
+
+@pytest.mark.parametrize("norm", list(NORMS))
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__
+)
+def test_norm_of_one_entry_is_exact_for_every_power_of_two(dtype, norm):
+    lowest = -24 if dtype == jnp.float16 else -126
+    powers = np.arange(lowest, 16 if dtype == jnp.float16 else 128)
+    entries = jnp.asarray(np.ldexp(np.float32(-1), powers), dtype)
+    measure = measure_of("leaf", norm)
+    one_by_one = jax.jit(jax.vmap(lambda x: measure.norms([x[None]]).values[0]))(entries)
+    columns = measure_of("unit", norm).norms([entries[None, :]]).values[0][0]
+    expected = np.ldexp(1.0, powers)
+    for found in (one_by_one, columns):
+        np.testing.assert_allclose(found, expected, rtol=4 * EPS)
+
+
+@st.composite
+def trees(draw):
+    """A tree of one or two kinds of leaf of any shape, dtype and magnitude."""
+    leaves = []
+    for _ in range(draw(st.integers(1, 2))):
+        dtype = draw(st.sampled_from([jnp.float32, jnp.bfloat16, jnp.float16, jnp.complex64]))
+        shapes = hnp.array_shapes(min_dims=0, max_dims=4, max_side=3)
+        shape = draw(shapes | st.just((0, 2)) | st.just((0,)))
+        exponents = (-20, 10) if dtype == jnp.float16 else (-120, 118)
+        scale = 2.0 ** draw(st.integers(*exponents))
+        rng = np.random.default_rng(draw(st.integers(0, 1000)))
+        entries = rng.uniform(0.5, 1, shape) * rng.choice([-1, 1, 1], shape)
+        leaf = jnp.asarray(entries.astype(np.float32) * np.float32(scale), dtype)
+        leaves.append(leaf * 1j if dtype == jnp.complex64 else leaf)
+    return leaves if draw(st.booleans()) else {"a": {"b": leaves}, "c": leaves[0]}
+
+
+@pytest.mark.parametrize("groups", ["tree", "layer", "unit"])
+@settings(max_examples=10)
+@given(tree=trees())
+def test_norm_of_any_tree_is_that_of_numpy(groups, tree):
+    check(groups, tree)
+
+
+@settings(max_examples=60)
+@given(
+    entries=hnp.arrays(
+        np.float32,
+        (4, 3),
+        elements=st.floats(-(2.0**123), 2.0**123, width=32, allow_subnormal=False),
+    )
+)
+@pytest.mark.parametrize("norm", list(NORMS))
+def test_norm_of_any_entries_is_that_of_numpy(norm, entries):
+    tree = [jnp.asarray(entries)]
+    for groups in ("leaf", "unit"):
+        expected = expected_norms(groups, tree, NORMS[norm][1])
+        found = flat(jitted(groups, norm)(tree), tree)
+        usual = expected > 2 * TINY
+        np.testing.assert_allclose(found[usual], expected[usual], rtol=4 * EPS)
+        assert (found[~usual] <= 3 * TINY).all()
+
+
+@pytest.mark.parametrize("p", [0.3, 0.5, 1, 1.5, 2, 4, 20, 300, math.inf])
+def test_norm_of_any_power_is_that_of_numpy(p):
+    entries = np.array([[3, -4, 0], [0.5, 1, -2]], np.float32)
+    for scale in (1, 1e-30, 1e30):
+        tree = [jnp.asarray(entries * np.float32(scale))]
+        found = measures.per_tree(measures.lp(p)).norms(tree).values[0]
+        assert float(found) == pytest.approx(norm_of([double(tree[0])], p), rel=2e-6)
+
+
+@pytest.mark.parametrize("p", [0, -1, math.nan, "2", None, True])
+def test_power_that_is_none_is_refused_by_name(p):
+    with pytest.raises((ValueError, TypeError), match="`p` must be"):
+        measures.lp(p)
+
+
+# float64.
+
+
+@pytest.mark.parametrize("norm", list(NORMS))
+def test_float64_has_norms_of_float64(norm):
+    with enable_x64():
+        rng = np.random.default_rng(0)
+        entries = [rng.normal(size=shape) for shape in ((4, 3), (), (5,))]
+        for groups in ("tree", "leaf", "unit", "element"):
+            measure = MEASURES[groups](NORMS[norm][0])
+            find = jax.jit(lambda tree, measure=measure: measure.norms(tree).values)
+            for scale in (1e-300, 1e-200, 1.0, 1e200, 1e300):
+                tree = [jnp.asarray(x * scale) for x in entries]
+                norms = measures.Norms(find(tree), None if groups in ("unit", "element") else ())
+                assert all(x.dtype == jnp.float64 for x in jax.tree.leaves(norms.values))
+                expected = expected_norms(groups, tree, NORMS[norm][1])
+                np.testing.assert_allclose(flat(norms, tree), expected, rtol=2e-15)
+                start = measure.init(tree)
+                chex.assert_trees_all_equal_shapes_and_dtypes(start.values, norms.values)
+
+
+def test_float32_beside_float64_is_measured_in_float64():
+    with enable_x64():
+        tree = {"a": jnp.asarray([1e-200]), "b": jnp.ones(2, jnp.float32), "c": jnp.zeros(3)}
+        together = measures.per_leaf().norms(tree).values
+        assert together.dtype == jnp.float64
+        np.testing.assert_allclose(together, [1e-200, 2**0.5, 0], rtol=1e-15)
+        apart = measures.per_unit().norms(tree).values
+        assert apart["a"].dtype == jnp.float64 and apart["b"].dtype == jnp.float32
