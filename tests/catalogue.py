@@ -30,6 +30,8 @@ class Row(NamedTuple):
         rule: the name of its rule.
         fixed: its threshold where that is one number for all groups and steps.
         reset: how many calm steps bring a threshold back after the worst history.
+        by_step: whether its threshold depends on the number of the step, so that a step that is not
+            finite, which counts as one, moves later thresholds.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Row(NamedTuple):
     rule: str = "rescale"
     fixed: float | None = None
     reset: int = 30
+    by_step: bool = False
 
 
 def _with(clipper, *args, **kwargs):
@@ -47,6 +50,26 @@ def _with(clipper, *args, **kwargs):
 
 def _by(measure, threshold, rule=rules.rescale):
     return _with(clipax.clip_by, measure, threshold, rule)
+
+
+def _beside(clipper, *args, **kwargs):
+    """A clipper relative to parameters, which are all 0.25."""
+
+    def make(**options):
+        inner = clipper(*args, **kwargs, **options)
+
+        def update(updates, state, params=None, **extra_args):
+            params = jax.tree.map(_quarter, updates)
+            return inner.update(updates, state, params, **extra_args)
+
+        return optax.GradientTransformationExtraArgs(inner.init, update)
+
+    return functools.cache(make)
+
+
+def _quarter(leaf: Any) -> Any:
+    dtype = getattr(leaf, "dtype", np.float32)
+    return jnp.full_like(leaf, 0.25) if jnp.issubdtype(dtype, jnp.inexact) else leaf
 
 
 LABELS = {"dense": "a", "cell": "b", "scalar": "a", "rest": "b"}
@@ -97,9 +120,41 @@ CATALOGUE = [
         _by(measures.per_element(), thresholds.moving_mean(2.0, window=3)),
         "element",
     ),
-    Row("block_rms", _by(measures.per_leaf(measures.rms), 0.5), "leaf", ord="rms", fixed=0.5),
-    Row("normalize", _by(measures.per_tree(), 0.5, rules.normalize), rule="normalize", fixed=0.5),
-    Row("smooth", _by(measures.per_tree(), 0.5, rules.smooth), rule="smooth", fixed=0.5),
+    Row("block_rms", _with(clipax.block_rms, 0.5), "leaf", ord="rms", fixed=0.5),
+    Row("normalize", _with(clipax.normalize, 0.5), rule="normalize", fixed=0.5),
+    Row("smooth", _with(clipax.smooth, 0.5), rule="smooth", fixed=0.5),
+    Row("autoclip", _with(clipax.autoclip)),
+    Row("autoclip_window", _with(clipax.autoclip, 90.0, window=5, include_current=False)),
+    Row("autoclip_per_unit", _with(clipax.autoclip, 50.0, measure=measures.per_unit()), "unit"),
+    Row("median", _with(clipax.median, window=4)),
+    Row("history_sigma", _with(clipax.history_sigma, window=6, warmup=3)),
+    Row("zclip", _with(clipax.zclip, warmup=3)),
+    Row("zclip_published", _with(clipax.zclip, warmup=3, max_norm=None, restart=None)),
+    Row("zclip_mean", _with(clipax.zclip, warmup=3, mode="mean", skip_update_on_spike=True)),
+    Row(
+        "zclip_percentile_per_layer",
+        _with(clipax.zclip, warmup=3, mode="percentile", measure=measures.per_layer()),
+        "layer",
+    ),
+    Row("adagc", _with(clipax.adagc, warmup=3, restart=5), "leaf"),
+    Row("adagc_published", _with(clipax.adagc, warmup=3, restart=None), "leaf"),
+    Row("olmo", _with(clipax.olmo), "leaf"),
+    Row("quantile", _with(clipax.quantile)),
+    Row(
+        "quantile_initial", _with(clipax.quantile, initial=0.5, measure=measures.per_leaf()), "leaf"
+    ),
+    Row("agc", _beside(clipax.agc), "unit"),
+    Row("clippy", _beside(clipax.clippy), "leaf", rule="clippy"),
+    Row("spam", _with(clipax.spam, 4.0, warmup=2), "element", by_step=True),
+    Row("stable_spam", _with(clipax.stable_spam), "leaf", rule="stable_spam"),
+    Row("delta_clip", _with(clipax.delta_clip, 0.5, delta=0.1), rule="at_least"),
+    Row("auto_s", _with(clipax.auto_s, 0.5), rule="stabilized"),
+    Row("per_sample", _by(measures.per_tree(), 0.5, rules.per_sample()), rule="stabilized"),
+    Row("smooth_root", _by(measures.per_tree(), 0.5, rules.smooth_root), rule="smooth", fixed=0.5),
+    Row(
+        "trust_region", _by(measures.per_element(), 2.0, rules.trust_region), "element", rule="bent"
+    ),
+    Row("warmed_up", _with(clipax.global_norm, thresholds.warmup(0.5, 2.0, 3)), by_step=True),
     Row("skip", _by(measures.per_layer(), 0.5, rules.skip), "layer", rule="skip", fixed=0.5),
 ]
 

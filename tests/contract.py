@@ -10,6 +10,7 @@ from clipax import measures, rules, thresholds
 
 NORM = "ord=None, axis_name=None"
 BOTH = "nonfinite='propagate', name=None"
+MEASURED = f"measure=None, {NORM}, {BOTH}"
 CLIPPERS = {
     "global_norm": f"(max_norm, *, {NORM}, {BOTH})",
     "per_layer": f"(max_norm, *, {NORM}, {BOTH})",
@@ -17,12 +18,30 @@ CLIPPERS = {
     "per_group": f"(max_norm, labels, *, {NORM}, {BOTH})",
     "value": f"(limit, *, {BOTH})",
     "adaptive": "(percentile=95.0, *, multiplier=2.0, window=1000, warmup=100, initial=10.0, "
-    f"measure=None, {NORM}, {BOTH})",
+    f"{MEASURED})",
     "decaying": "(initial, decay=0.999, *, every=1, floor=0.0, clip_rate=None, window=100, "
     f"{NORM}, {BOTH})",
-    "moving_average": "(multiplier=2.0, *, window=100, warmup=10, initial=10.0, "
-    f"measure=None, {NORM}, {BOTH})",
+    "moving_average": f"(multiplier=2.0, *, window=100, warmup=10, initial=10.0, {MEASURED})",
+    "autoclip": f"(percentile=10.0, *, window=None, include_current=True, {MEASURED})",
+    "median": f"(multiplier=2.0, *, window=100, {MEASURED})",
+    "history_sigma": f"(sigmas=3.0, *, window=128, warmup=64, {MEASURED})",
+    "zclip": "(z=2.5, *, decay=0.97, max_norm=1.0, warmup=25, eps=1e-06, mode='adaptive', "
+    f"clip_factor=1.0, skip_update_on_spike=False, restart=25, {MEASURED})",
+    "adagc": f"(ratio=1.04, *, decay=0.99, warmup=100, max_norm=1.0, restart=100, {NORM}, {BOTH})",
+    "olmo": f"(ratio=2.0, *, decay=0.99, {MEASURED})",
+    "quantile": f"(target=0.5, *, rate=0.2, initial=None, {MEASURED})",
+    "agc": f"(clipping=0.01, *, eps=0.001, axis=None, exclude=None, {NORM}, {BOTH})",
+    "clippy": f"(relative=0.1, *, absolute=1e-07, axis_name=None, {BOTH})",
+    "block_rms": f"(threshold=1.0, *, axis_name=None, {BOTH})",
+    "normalize": f"(max_norm=1.0, *, {MEASURED})",
+    "smooth": f"(max_norm=1.0, *, {MEASURED})",
+    "delta_clip": f"(max_norm=0.1, *, delta=0.001, {MEASURED})",
+    "auto_s": f"(max_norm=1.0, *, stability=0.01, {MEASURED})",
+    "spam": f"(ratio=5000.0, *, decay=0.999, every=500, warmup=20, {BOTH})",
+    "stable_spam": f"(*, decay=0.999, decays=(0.7, 0.9), eps=1e-08, axis_name=None, {BOTH})",
 }
+NEED_AN_ARGUMENT = ("global_norm", "per_layer", "per_leaf", "per_group", "value", "decaying")
+WRAPPERS = {"momentum_reset": "(inner, every=500, *, warmup=150)"}
 CORE = {
     "clip_by": f"(measure, threshold, rule=rescale, *, {BOTH})",
     "clip": "(updates, clipper, params=None)",
@@ -43,14 +62,35 @@ POLICIES = {
     "constant": "(threshold)",
     "scheduled": "(schedule)",
     "by_group": "(thresholds)",
-    "window_percentile": "(percentile=95.0, *, multiplier=1.0, window=1000, warmup=1, initial=inf)",
+    "relative": "(ratio=0.01, *, eps=0.001)",
+    "window_percentile": "(percentile=95.0, *, multiplier=1.0, window=1000, warmup=1, initial=inf, "
+    "include_current=True)",
+    "window_deviation": "(sigmas=3.0, *, window=128, warmup=64, spread=1e-06)",
+    "periodic_median": "(multiplier=2.0, *, window=100, early=(10, 20, 40))",
+    "history_percentile": "(percentile=10.0)",
+    "exponential_mean": "(multiplier, *, decay=0.99, warmup=1)",
+    "second_moment": "(ratio=5000.0, *, decay=0.999, every=500, warmup=20)",
+    "tracked_quantile": "(target=0.5, *, rate=0.2, initial=None)",
+    "z_score": "(z=2.5, *, decay=0.97, warmup=25, eps=1e-06, mode='adaptive', clip_factor=1.0, "
+    "skip_update_on_spike=False, outlier=10.0, spread=0.01)",
+    "scaled": "(threshold, schedule)",
+    "warmup": "(threshold, factor=10.0, steps=1000)",
+    "capped": "(threshold, maximum)",
+    "restarted": "(policy, patience=25, *, ratio=2.0)",
     "moving_mean": "(multiplier=1.0, *, window=100, warmup=1, initial=inf)",
     "decayed": "(initial, decay=0.999, *, every=1, floor=0.0, clip_rate=None, window=100)",
 }
 THRESHOLDS = {"as_policy": "(name, threshold)", **POLICIES}
-RULES = dict.fromkeys(("rescale", "normalize", "smooth", "skip"), "(norm, threshold)")
+RULES = dict.fromkeys(
+    ("rescale", "normalize", "smooth", "smooth_root", "trust_region", "skip"), "(norm, threshold)"
+) | {"stabilized": "(gamma)", "per_sample": "(r=0.1)", "at_least": "(floor)"}
 
-MODULES = {clipax: CLIPPERS | CORE, measures: MEASURES, thresholds: THRESHOLDS, rules: RULES}
+MODULES = {
+    clipax: CLIPPERS | WRAPPERS | CORE,
+    measures: MEASURES,
+    thresholds: THRESHOLDS,
+    rules: RULES,
+}
 SIGNATURES = [
     pytest.param(getattr(module, name), text, id=f"{module.__name__}.{name}")
     for module, table in MODULES.items()
@@ -65,7 +105,7 @@ def defined_in(module) -> dict[str, Any]:
         for name, item in vars(module).items()
         if not name.startswith("_")
         and (inspect.isfunction(item) or inspect.isclass(item))
-        and item.__module__ == module.__name__
+        and f"{item.__module__}.".startswith(f"{module.__name__}.")
     }
 
 

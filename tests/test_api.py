@@ -9,7 +9,16 @@ import sys
 
 import optax
 import pytest
-from contract import CLIPPERS, CORE, MODULES, SIGNATURES, defined_in, each_function
+from contract import (
+    CLIPPERS,
+    CORE,
+    MODULES,
+    NEED_AN_ARGUMENT,
+    SIGNATURES,
+    WRAPPERS,
+    defined_in,
+    each_function,
+)
 
 import clipax
 from clipax import measures, rules, thresholds
@@ -18,7 +27,7 @@ ROOT = pathlib.Path(clipax.__file__).parents[1]
 
 
 def test_public_names_are_those_of_the_contract():
-    expected = {*CLIPPERS, *CORE, "ThresholdPolicy", "measures", "rules", "thresholds"}
+    expected = {*CLIPPERS, *WRAPPERS, *CORE, "ThresholdPolicy", "measures", "rules", "thresholds"}
     assert set(clipax.__all__) == expected
     assert list(clipax.__all__) == sorted(clipax.__all__)
     for module in (measures, rules, thresholds):
@@ -56,7 +65,7 @@ def test_clipper_with_defaults_builds_without_arguments(name):
     needed = [p for p in inspect.signature(clipper).parameters.values() if p.default is p.empty]
     if not needed:
         assert isinstance(clipper(), optax.GradientTransformationExtraArgs)
-    assert bool(needed) == (name not in ("adaptive", "moving_average"))
+    assert bool(needed) == (name in NEED_AN_ARGUMENT)
 
 
 # The package

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from wrong_arguments import BAD, GRADIENT, PYTHON
+from wrong_arguments_methods import BAD_METHODS
 
 import clipax
 from clipax import measures, thresholds
 
 
-@pytest.mark.parametrize(("function", "args", "kwargs", "error", "message"), BAD)
+@pytest.mark.parametrize(("function", "args", "kwargs", "error", "message"), BAD + BAD_METHODS)
 def test_wrong_argument_is_refused_when_built(function, args, kwargs, error, message):
     with pytest.raises(error, match=message) as caught:
         function(*args, **kwargs)

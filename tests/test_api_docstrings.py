@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from contract import CLASSES, CLIPPERS, POLICIES, PUBLIC, RULES, each_function
 from wrong_arguments import BAD
+from wrong_arguments_methods import BAD_METHODS
 
 import clipax
 from clipax import rules, thresholds
@@ -90,9 +91,12 @@ def test_docstring_of_a_policy_names_its_state(name):
     assert "State" in sections(getattr(thresholds, name))
 
 
-@pytest.mark.parametrize("function", list(dict.fromkeys(row.values[0] for row in BAD)))
+EVERY_BAD = BAD + BAD_METHODS
+
+
+@pytest.mark.parametrize("function", list(dict.fromkeys(row.values[0] for row in EVERY_BAD)))
 def test_docstring_names_the_errors(function):
     told = sections(function).get("Raises", "")
-    errors: list[Any] = [row.values[3] for row in BAD if row.values[0] is function]
+    errors: list[Any] = [row.values[3] for row in EVERY_BAD if row.values[0] is function]
     raised = {error.__name__ for error in errors}
     assert {name for name in raised if f"{name}: " in told} == raised

@@ -19,7 +19,7 @@ DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
 # Law 1: norms in float32, no overflow, no underflow, dtypes kept.
 
 
-@rows("rescale", "skip", "smooth", "normalize")
+@rows("rescale", "skip", "smooth", "normalize", "stabilized", "at_least")
 @pytest.mark.parametrize("magnitude", [1e25, 1e-30, 1.0], ids=["huge", "tiny", "usual"])
 def test_norm_neither_overflows_nor_underflows(row, magnitude):
     gradient = plain(5, magnitude)
@@ -105,7 +105,7 @@ def test_norm_never_exceeds_a_moving_threshold(row):
         assert np.all(group_norms(row, result) <= group_norms(row, gradient))
 
 
-@rows("rescale", "smooth", "normalize")
+@rows("rescale", "smooth", "normalize", "stabilized", "at_least")
 def test_direction_is_kept(row):
     gradient = mixed(7, 3.0)
     (result,), _ = run_mixed(row.make(), [gradient])

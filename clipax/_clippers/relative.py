@@ -7,7 +7,7 @@ import jax
 import optax
 from jax import Array
 
-from clipax import measures, rules, thresholds
+from clipax import _validate, measures, rules, thresholds
 from clipax._clippers.parts import measure_of, norm_of
 from clipax._core import clip_by
 from clipax._trees import for_each_leaf
@@ -70,6 +70,7 @@ def agc(
     gradient to have a norm of at least 1e-6, and refuses more than four axes. The paper does not
     clip the last linear layer: give its path to `exclude`.
     """
+    _validate.number("clipping", clipping)
     measure = measures.per_unit(norm_of(ord), axis=axis, axis_name=axis_name)
     policy = thresholds.relative(clipping, eps=eps)
     clipper = clip_by(measure, policy, nonfinite=nonfinite, name=name)
@@ -218,7 +219,7 @@ def smooth(
 def delta_clip(
     max_norm: Threshold = 0.1,
     *,
-    delta: float = 1e-3,
+    delta: float | Array = 1e-3,
     measure: Measure | None = None,
     ord: float | None = None,
     axis_name: Any = None,
@@ -233,7 +234,7 @@ def delta_clip(
 
     Args:
         max_norm: a number >= 0, a schedule or a policy.
-        delta: the smallest factor, in [0, 1]; a Python number.
+        delta: the smallest factor, in [0, 1].
         measure: what is measured; by default `measures.per_tree()`.
         ord: the order of the norm, p > 0; `None` is 2.
         axis_name: mapped axes over which the gradient is spread.
@@ -241,8 +242,8 @@ def delta_clip(
         name: the prefix of the metrics' keys.
 
     Returns:
-        A gradient transformation. With `optax.inject_hyperparams`, `delta`, `measure`, `ord` and
-        `axis_name` are `static_args`.
+        A gradient transformation. With `optax.inject_hyperparams`, `measure`, `ord` and `axis_name`
+        are `static_args`.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -258,6 +259,7 @@ def delta_clip(
         Tucat, Mukherjee, Sen, Sun, Rivasplata, *Regularized gradient clipping provably trains wide
         and deep neural networks*, 2025, https://arxiv.org/abs/2404.08624
     """
+    _validate.number("delta", delta, high=1)
     policy = as_policy("max_norm", max_norm)
     measure = measure_of(measure, ord, axis_name)
     return clip_by(measure, policy, rules.at_least(delta), nonfinite=nonfinite, name=name)
@@ -266,7 +268,7 @@ def delta_clip(
 def auto_s(
     max_norm: Threshold = 1.0,
     *,
-    stability: float = 0.01,
+    stability: float | Array = 0.01,
     measure: Measure | None = None,
     ord: float | None = None,
     axis_name: Any = None,
@@ -281,7 +283,7 @@ def auto_s(
 
     Args:
         max_norm: a number >= 0, a schedule or a policy.
-        stability: a number >= 0; at 0 it is AUTO-V, `clipax.normalize`. A Python number.
+        stability: a number >= 0; at 0 it is AUTO-V, `clipax.normalize`.
         measure: what is measured; by default `measures.per_tree()`.
         ord: the order of the norm, p > 0; `None` is 2.
         axis_name: mapped axes over which the gradient is spread.
@@ -289,8 +291,8 @@ def auto_s(
         name: the prefix of the metrics' keys.
 
     Returns:
-        A gradient transformation. With `optax.inject_hyperparams`, `stability`, `measure`, `ord`
-        and `axis_name` are `static_args`. A zero gradient stays zero.
+        A gradient transformation. With `optax.inject_hyperparams`, `measure`, `ord` and `axis_name`
+        are `static_args`. A zero gradient stays zero.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -307,6 +309,7 @@ def auto_s(
 
     Deviations: there it is applied to the gradient of each example.
     """
+    _validate.number("stability", stability)
     policy = as_policy("max_norm", max_norm)
     measure = measure_of(measure, ord, axis_name)
     return clip_by(measure, policy, rules.stabilized(stability), nonfinite=nonfinite, name=name)

@@ -238,6 +238,7 @@ def adagc(
     As published, one zero gradient holds a leaf at zero for ever; here it enters nothing, and each
     leaf counts its own warm-up. With `ratio=1.05, decay=0.98` it is the paper's first version.
     """
+    _validate.number("ratio", ratio, above=True)
     policy = thresholds.exponential_mean(ratio, decay=decay, warmup=warmup)
     if restart is not None:
         _validate.number("restart", restart, low=1)
@@ -317,6 +318,7 @@ def olmo(
     of Adam's two. There m starts with the second norm. Its warm-up of the threshold is
     `thresholds.warmup`.
     """
+    _validate.number("ratio", ratio, above=True)
     policy = thresholds.exponential_mean(ratio, decay=decay)
     measure = measure_of(measure, ord, axis_name, measures.per_leaf)
     return clip_by(measure, policy, nonfinite=nonfinite, name=name)

@@ -151,7 +151,7 @@ def autoclip(
     `tau = percentile_p(n_1, ..., n_t)`, `g <- min(1, tau / n_t) g`
 
     The norms enter unclipped. With p = 10 nine steps in ten are clipped once the norms are
-    stationary: it is close to normalised descent with a step that learns.
+    stationary, which is close to normalised descent with a learned step.
 
     Parts: per_tree(l2) -> history_percentile, or window_percentile -> rescale. State: 8,130
     numbers; with `window` that twice and 2 numbers.
