@@ -28,16 +28,17 @@ def spam(
     """Clip single entries by their own second moment.
 
     `tau_i = sqrt(ratio * v_i)`, `g_i <- min(1, tau_i / |g_i|) g_i` and then
-    `v_i <- decay v_i + (1 - decay) g_i^2`, which begins at 0 anew after each `every` steps. For
-    `warmup` steps from there nothing is clipped.
+    `v_i <- decay v_i + (1 - decay) g_i^2`, which begins at 0 anew at each multiple t of `every`,
+    t = 1 being the first step, before g_i enters. While `t mod every < warmup` nothing is clipped.
 
     Parts: per_element -> second_moment -> rescale. State: 1 number an entry.
 
     Args:
         ratio: a number > 0.
         decay: a number in [0, 1): that of Adam's second moment.
-        every: after how many steps v begins anew, >= 1; `None` for never.
-        warmup: for how many steps nothing is clipped then, >= 0.
+        every: how many steps lie between two beginnings of v, >= 1; `None` for only one.
+        warmup: for how many steps nothing is clipped then, >= 0; at the start for one fewer, as
+            t begins at 1.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`; of single entries.
         name: the prefix of the metrics' keys.
 

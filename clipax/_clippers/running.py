@@ -116,8 +116,9 @@ def zclip(
             `"percentile"` `mu + z sigma`, and all norms above that are clipped.
         clip_factor: a number > 0, for the mode `"adaptive"`.
         skip_update_on_spike: whether a norm that stands out enters nothing, instead of as tau.
-        restart: after how many norms in a row above twice their threshold mu and sigma are those
-            of these norms, >= 1; `None` for the published rule.
+        restart: after how many norms in a row above twice their threshold mu and sigma begin anew
+            with these norms, >= 1; `None` for the published rule. If they are as many as `warmup`,
+            mu and sigma are theirs; if they are fewer, the warm-up goes on.
         measure: what is measured; by default `measures.per_tree()`.
         ord: the order of the norm, p > 0; `None` is 2.
         axis_name: mapped axes over which the gradient is spread.
@@ -205,8 +206,9 @@ def adagc(
         decay: a number in [0, 1).
         warmup: how many norms of a leaf its gamma starts with, >= 1.
         max_norm: the global threshold during the warm-up, >= 0.
-        restart: after how many norms in a row above four times their threshold gamma_i is the
-            smallest of these norms, >= 1; `None` for the published rule.
+        restart: after how many norms in a row above four times their threshold leaf i begins anew
+            with these norms, >= 1; `None` for the published rule. If they are as many as `warmup`,
+            gamma_i is the smallest of them; if they are fewer, the warm-up goes on.
         ord: the order of the norm, p > 0; `None` is 2.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.

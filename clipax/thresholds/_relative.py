@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from clipax import _averages, _validate
+from clipax._trees import incremented
 from clipax.thresholds._policy import ThresholdPolicy
 
 
@@ -63,16 +64,18 @@ def second_moment(
     """Allow a multiple of the second moment of the norms before the current one.
 
     `tau = sqrt(ratio * v)` and then `v <- decay v + (1 - decay) min(n, tau)^2`, without correction
-    of the bias. After each `every` steps v begins at 0 again. `tau = inf` for `warmup` steps after
-    that, and where v is 0, so that zeros let everything through and pin nothing.
+    of the bias. At each multiple t of `every`, t = 1 being the first step, v begins at 0 again
+    before that norm enters. `tau = inf` while `t mod every < warmup`, and where v is 0, so that
+    zeros let everything through and pin nothing.
 
     State: 1 number a group.
 
     Args:
         ratio: a number > 0.
         decay: a number in [0, 1).
-        every: after how many steps v begins anew, >= 1; `None` for never.
-        warmup: for how many steps nothing is clipped then, >= 0.
+        every: how many steps lie between two beginnings of v, >= 1; `None` for only one.
+        warmup: for how many steps nothing is clipped then, >= 0; at the start for one fewer, as
+            t begins at 1.
 
     Returns:
         A policy.
@@ -97,7 +100,8 @@ def second_moment(
 
     def update_fn(norm, state, *, step, param_norm, **extra_args):
         del param_norm, extra_args
-        age = step if every is None else step % every
+        count = incremented(jnp.asarray(step, jnp.int32))
+        age = count if every is None else count % every
         root = jnp.where(age == 0, 0, state.root).astype(norm.dtype)
         usable = (age >= warmup) & (root > 0)
         threshold = jnp.where(usable, jnp.sqrt(ratio) * root, jnp.inf).astype(norm.dtype)
