@@ -103,14 +103,16 @@ def _read(state: HistoryPercentileState, percentile: float | Array) -> Array:
 
 
 def _of_rank(state: HistoryPercentileState, rank: Array) -> Array:
-    """The norm of a rank: the norms of a bin are taken to lie evenly in it."""
+    """The norm of a rank: those of a bin are taken to lie evenly in it, the ends are known."""
     own = jnp.minimum(jnp.sum(state.counts <= rank[None], axis=0), _BINS - 1)
     before = jnp.where(own > 0, _taken(state.counts, jnp.maximum(own - 1, 0)), 0)
     inside = jnp.maximum(_taken(state.counts, own) - before, 1)
     share = (rank - before + 0.5) / inside
     bits = ((own + _FIRST) << _SHIFT) + (share * (1 << _SHIFT)).astype(jnp.int32)
     norm = lax.bitcast_convert_type(bits, jnp.float32).astype(state.smallest.dtype)
-    return jnp.clip(norm, state.smallest, state.largest)
+    norm = jnp.clip(norm, state.smallest, state.largest)
+    norm = jnp.where(rank >= state.counts[-1] - 1, state.largest, norm)
+    return jnp.where(rank <= 0, state.smallest, norm)
 
 
 def _taken(counts: Array, place: Array) -> Array:
