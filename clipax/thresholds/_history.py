@@ -95,10 +95,12 @@ def _entered(norm: Array, state: HistoryPercentileState) -> HistoryPercentileSta
 
 def _read(state: HistoryPercentileState, percentile: float | Array) -> Array:
     last = state.counts[-1] - 1
-    rank = percentile / 100 * last.astype(jnp.float32)
+    # In this order a rank that is whole comes out whole: where two clusters of norms lie far apart,
+    # the smallest part of the upper one would be larger than the lower one.
+    rank = percentile * last.astype(jnp.float32) / 100
     below = jnp.minimum(jnp.floor(rank).astype(jnp.int32), last)
     low, high = (_of_rank(state, jnp.minimum(below + i, last)) for i in range(2))
-    value = low + (rank - below) * (high - low)
+    value = low + jnp.clip(rank - below, 0, 1) * (high - low)
     return jnp.where(last < 0, jnp.inf, value)
 
 
