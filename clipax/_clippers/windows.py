@@ -153,13 +153,13 @@ def autoclip(
     The norms enter unclipped. With p = 10 nine steps in ten are clipped once the norms are
     stationary, which is close to normalised descent with a learned step.
 
-    Parts: per_tree(l2) -> history_percentile, or window_percentile -> rescale. State: 8,130
+    Parts: per_tree(l2) -> history_percentile, or window_percentile -> rescale. State: 16,258
     numbers; with `window` that twice and 2 numbers.
 
     Args:
         percentile: p in [0, 100], linearly interpolated; with `window` a Python number.
         window: how many norms are remembered, >= 1, a Python number; `None` for all of them, in
-            bounded memory and to within 2.5 %, see `thresholds.history_percentile`.
+            bounded memory and to within 1.6 %, see `thresholds.history_percentile`.
         include_current: whether n_t itself is among them; without it, which needs a `window`,
             this is quantile-clipped SGD.
         measure: what is measured; by default `measures.per_tree()`.

@@ -19,7 +19,7 @@ learn from the norms that pass by.
 | `window_percentile`  | multiplier x percentile of the last norms        | 2 window + 2 numbers |
 | `window_deviation`   | mean + sigmas x deviation of the last norms      | window + 2 numbers   |
 | `periodic_median`    | multiplier x median of the last norms, now and then | window + 3 numbers |
-| `history_percentile` | percentile of all norms                          | 8,130 numbers        |
+| `history_percentile` | percentile of all norms                          | 16,258 numbers       |
 
 and around any of them
 
