@@ -150,8 +150,8 @@ def autoclip(
 
     `tau = percentile_p(n_1, ..., n_t)`, `g <- min(1, tau / n_t) g`
 
-    The norms enter unclipped. With p = 10 nine steps in ten are clipped once the norms are
-    stationary: it is close to normalised descent with a step that learns.
+    The norms enter unclipped. Once the norms are stationary, p = 10 clips nine steps in ten: it is
+    close to normalised descent with a step that learns.
 
     Parts: per_tree(l2) -> history_percentile, or window_percentile -> rescale. State: 8,130
     numbers; with `window` that twice and 2 numbers.
@@ -322,7 +322,8 @@ def history_sigma(
         deviations above instead: `clip_by(per_tree(), window_deviation(6.0), rules.skip)`.
 
     Deviations: there one NaN enters and ends all clipping for as long as the window remembers it.
-    OLMo-core and MaxText divide by m - 1 in the variance of m values, and look at the loss too.
+    OLMo-core and MaxText divide by m - 1 in the variance of m values, begin after 63 norms, and
+    look at the loss too.
     """
     policy = thresholds.window_deviation(sigmas, window=window, warmup=warmup)
     return clip_by(measure_of(measure, ord, axis_name), policy, nonfinite=nonfinite, name=name)
