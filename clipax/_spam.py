@@ -156,7 +156,8 @@ def stable_spam(
 
     References:
         Huang, Hu, Zhang, Jin, Li, Shen, Chen, Liu, Wen, Wang, Liu, *Stable-SPAM: how to train in
-        4-bit more stably than 16-bit Adam*, 2025, https://arxiv.org/abs/2502.17055
+        4-bit more stably than 16-bit Adam*, 2025, https://arxiv.org/abs/2502.17055; its third
+        version is called *GradientStabilizer: fix the norm, not the gradient*, 2026.
 
     Deviations: the published code restarts the count of the corrections, but not the averages, when
     it resets the momentum, after which neither part does what it should for hundreds of steps; here

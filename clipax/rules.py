@@ -177,7 +177,7 @@ def trust_region(norm: Array, threshold: Array) -> Array:
         Array([0.9995, 0.7547, 0.0318], dtype=float32)
 
     References:
-        HeavyBall, `trust_region_clip_`, which applies it to the update of Adam.
+        HeavyBall, `trust_region_clip_`, by default for the updates of its PSGD optimizers.
     """
     threshold = jnp.broadcast_to(threshold, norm.shape)
     free = (norm == 0) | (threshold == jnp.inf) | (threshold == 0)
@@ -228,7 +228,8 @@ def stabilized(gamma: float | Array) -> Rule:
 def per_sample(r: float | Array = 0.1) -> Rule:
     """Return the rule that weights small groups less than `stabilized` does.
 
-    `phi = tau / (n + r / (n + r))`: at n = 0 it is tau, and the largest at `n = sqrt(r) - r`.
+    `phi = tau / (n + r / (n + r))`: near n = 0 it is tau, and for r < 1 it is the largest at
+    `n = sqrt(r) - r`.
 
     Args:
         r: a number > 0.

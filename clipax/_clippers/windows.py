@@ -322,7 +322,8 @@ def history_sigma(
         deviations above instead: `clip_by(per_tree(), window_deviation(6.0), rules.skip)`.
 
     Deviations: there one NaN enters and ends all clipping for as long as the window remembers it.
-    OLMo-core and MaxText divide by m - 1 in the variance of m values, and look at the loss too.
+    OLMo-core and MaxText divide by m - 1 in the variance of m values, begin after 63 norms, and
+    look at the loss too.
     """
     policy = thresholds.window_deviation(sigmas, window=window, warmup=warmup)
     return clip_by(measure_of(measure, ord, axis_name), policy, nonfinite=nonfinite, name=name)
