@@ -140,7 +140,8 @@ def stable_spam(
     Returns:
         A gradient transformation. The metrics are those of the second part. With
         `optax.inject_hyperparams`, `decay`, `decays` and `axis_name` are `static_args`. A leaf of
-        zeros stays as it is; neither zeros nor a leaf that is not finite enter anything.
+        zeros stays as it is, and a tiny gradient is enlarged as by `rules.normalize`. Neither zeros
+        nor a leaf that is not finite enter anything.
 
     Raises:
         TypeError: if an argument is of the wrong kind.

@@ -182,14 +182,15 @@ def trust_region(norm: Array, threshold: Array) -> Array:
     threshold = jnp.broadcast_to(threshold, norm.shape)
     free = (norm == 0) | (threshold == jnp.inf) | (threshold == 0)
     n, tau = jnp.where(free, 1, norm), jnp.where(free, 1, threshold)
-    x = _ratio(n, 0.75 * tau)
+    x = jnp.minimum(_ratio(n, 0.75 * tau), 2.0**60)
     bent = 0.75 * (0.1 * jnp.log1p(x) + 0.9 * jnp.tanh(x))  # in units of tau
-    inside = jnp.where(x > 0, bent / jnp.where(x > 0, 0.75 * x, 1), 1)
+    near = x < 1e-3  # where the quotient would lose its derivative
+    series = 1 - 0.05 * x - (0.9 - 0.1) / 3 * x * x
+    inside = jnp.where(near, series, bent / (0.75 * jnp.where(near, 1, x)))
     factor = jnp.where(bent > 1, _ratio(tau, n) * (1 - 2 * jnp.finfo(norm.dtype).eps), inside)
     factor = jnp.minimum(factor, 1)
-    return jnp.where(free, jnp.where((threshold == 0) & (norm > 0), 0, 1), factor).astype(
-        norm.dtype
-    )
+    edge = jnp.where((threshold == 0) & (norm > 0), 0, 1)
+    return jnp.where(free, edge, factor).astype(norm.dtype)
 
 
 def stabilized(gamma: float | Array) -> Rule:

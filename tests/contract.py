@@ -76,7 +76,7 @@ POLICIES = {
     "scaled": "(threshold, schedule)",
     "warmup": "(threshold, factor=10.0, steps=1000)",
     "capped": "(threshold, maximum)",
-    "restarted": "(policy, patience=25, *, ratio=2.0)",
+    "restarted": "(policy, patience=25, *, ratio=1.0)",
     "moving_mean": "(multiplier=1.0, *, window=100, warmup=1, initial=inf)",
     "decayed": "(initial, decay=0.999, *, every=1, floor=0.0, clip_rate=None, window=100)",
 }

@@ -194,7 +194,7 @@ def zclip(max_norm: float | None = 1.0, restart: int | None = 25, **settings) ->
         settings |= {"outlier": None, "spread": 0.0}
         inner = make()
     else:
-        inner = restarted(make, restart, 2.0)
+        inner = restarted(make, restart, 1.0)
     return inner if max_norm is None else capped(inner, max_norm)
 
 
@@ -247,7 +247,7 @@ def second_moment(
 # Around any of them.
 
 
-def restarted(make: Callable[[], Step], patience: int = 25, ratio: float = 2.0) -> Step:
+def restarted(make: Callable[[], Step], patience: int = 25, ratio: float = 1.0) -> Step:
     """After `patience` norms in a row above `ratio` thresholds these are all that counts."""
     current, candidate, run = make(), make(), 0
 

@@ -116,7 +116,7 @@ def zclip(
             `"percentile"` `mu + z sigma`, and all norms above that are clipped.
         clip_factor: a number > 0, for the mode `"adaptive"`.
         skip_update_on_spike: whether a norm that stands out enters nothing, instead of as tau.
-        restart: after how many norms in a row above twice their threshold mu and sigma begin anew
+        restart: after how many norms in a row that stand out mu and sigma begin anew
             with these norms, >= 1; `None` for the published rule. If they are as many as `warmup`,
             mu and sigma are theirs; if they are fewer, the warm-up goes on.
         measure: what is measured; by default `measures.per_tree()`.

@@ -147,7 +147,7 @@ class RestartedState(NamedTuple):
 
 
 def restarted(
-    policy: ThresholdPolicy, patience: int | Array = 25, *, ratio: float | Array = 2.0
+    policy: ThresholdPolicy, patience: int | Array = 25, *, ratio: float | Array = 1.0
 ) -> ThresholdPolicy:
     """Let a policy begin anew at a level that lasts: it is no spike.
 
