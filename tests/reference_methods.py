@@ -194,7 +194,7 @@ def zclip(max_norm: float | None = 1.0, restart: int | None = 25, **settings) ->
         settings |= {"outlier": None, "spread": 0.0}
         inner = make()
     else:
-        inner = restarted(make, restart, 2.0)
+        inner = restarted(make, restart, 1.25)
     return inner if max_norm is None else capped(inner, max_norm)
 
 

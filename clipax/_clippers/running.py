@@ -116,9 +116,9 @@ def zclip(
             `"percentile"` `mu + z sigma`, and all norms above that are clipped.
         clip_factor: a number > 0, for the mode `"adaptive"`.
         skip_update_on_spike: whether a norm that stands out enters nothing, instead of as tau.
-        restart: after how many norms in a row above twice their threshold mu and sigma begin anew
-            with these norms, >= 1; `None` for the published rule. If they are as many as `warmup`,
-            mu and sigma are theirs; if they are fewer, the warm-up goes on.
+        restart: after how many norms in a row above 1.25 times their threshold mu and sigma begin
+            anew with these norms, >= 1; `None` for the published rule. If they are as many as
+            `warmup`, mu and sigma are theirs; if they are fewer, the warm-up goes on.
         measure: what is measured; by default `measures.per_tree()`.
         ord: the order of the norm, p > 0; `None` is 2.
         axis_name: mapped axes over which the gradient is spread.
@@ -169,7 +169,7 @@ def zclip(
     )
     if restart is not None:
         _validate.number("restart", restart, low=1)
-        policy = thresholds.restarted(policy, restart)
+        policy = thresholds.restarted(policy, restart, ratio=1.25)
     if max_norm is not None:
         _validate.number("max_norm", max_norm)
         policy = thresholds.capped(policy, max_norm)
