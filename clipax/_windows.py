@@ -88,7 +88,8 @@ def mean_and_deviation(values: Array, chosen: Array) -> tuple[Array, Array]:
     count = jnp.maximum(jnp.sum(chosen, axis=0), 1)
     held = jnp.where(chosen, values, 0)
     largest = jnp.max(held, axis=0)
-    unit = jnp.where(largest > 0, largest, 1)
+    # A compiler may multiply by the reciprocal, which for the very largest would be flushed to 0.
+    unit = jnp.where(largest > 0, jnp.minimum(largest, jnp.finfo(values.dtype).max / 8), 1)
     mean = jnp.sum(held / unit[None], axis=0) / count
     square = jnp.sum(jnp.where(chosen, held / unit[None] - mean[None], 0) ** 2, axis=0) / count
     deviation = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
