@@ -22,6 +22,7 @@ from clipax._clippers import (
 )
 from clipax._core import clip_by
 from clipax._observe import clip, metrics
+from clipax._spectral import spectral
 from clipax._value import value
 from clipax.thresholds import ThresholdPolicy
 
@@ -41,6 +42,7 @@ __all__ = [
     "per_layer",
     "per_leaf",
     "rules",
+    "spectral",
     "thresholds",
     "value",
 ]

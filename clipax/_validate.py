@@ -66,6 +66,16 @@ def count(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be at least 1, got {value!r}")
 
 
+def choice(name: str, value: Any, accepted: tuple[str, ...]) -> None:
+    """Checks that `value` is one of the accepted words.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if value not in accepted:
+        raise ValueError(f"`{name}` must be one of {accepted}, got {shown(value)}")
+
+
 def shown(value: Any) -> str:
     """A value in an error message: itself if it is short, else its type."""
     text = repr(value)
@@ -79,9 +89,7 @@ def options(nonfinite: Any, name: Any) -> None:
         TypeError: if `name` is not a string.
         ValueError: if `nonfinite` is unknown or `name` is empty.
     """
-    accepted = ("propagate", "zero", "sanitize")
-    if nonfinite not in accepted:
-        raise ValueError(f"`nonfinite` must be one of {accepted}, got {shown(nonfinite)}")
+    choice("nonfinite", nonfinite, ("propagate", "zero", "sanitize"))
     if name is not None and not isinstance(name, str):
         raise TypeError(f"`name` must be a string or None, got {shown(name)}")
     if name == "":
