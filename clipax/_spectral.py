@@ -2,12 +2,14 @@
 
 import functools
 import itertools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from clipax import _matrices, _validate, measures
 from clipax._core import follow, initial_state
@@ -15,7 +17,7 @@ from clipax._matrices import RULES, Spectrum
 from clipax._scale import like, scale
 from clipax._state import ClipState, Metrics, observe
 from clipax._trees import incremented, is_measured
-from clipax.measures import Measure, Norms
+from clipax.measures import Norms
 from clipax.thresholds import Threshold, ThresholdPolicy, as_policy
 
 
@@ -29,7 +31,68 @@ def spectral(
 ) -> optax.GradientTransformationExtraArgs:
     """Clip the singular values of each matrix.
 
-    TODO
+    `s_i <- min(s_i, tau)` in `X = U diag(s) V^H`, `n = max_i s_i`, `tau = max_singular_value`; or
+    `s_i <- s_i / sqrt(1 + s_i^2 / tau^2)` for the soft rule
+
+    Only the directions in which a gradient is too large are shortened, where a factor would shrink
+    all of them. The matrices are the last two axes of a leaf. A leaf with fewer axes is one column:
+    its singular value is its l2 norm.
+
+    Parts: per_matrix(s_max) -> number -> rescale, of each singular value. State: none.
+
+    Args:
+        max_singular_value: a number >= 0, a schedule or a policy, which sees the largest singular
+            value of each matrix.
+        method: `"svd"`; `"eigh"`, the eigenvectors of the Gram matrix, and the SVD where
+            n > 32 tau; `"newton_schulz"`, matrix products only; or `"auto"`, which is `"eigh"` on
+            CPUs and `"newton_schulz"` on accelerators.
+        rule: `"hard"` or `"soft"`.
+        nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`, for each matrix.
+        name: the prefix of the metrics' keys.
+
+    Returns:
+        A gradient transformation. It computes in float32, or float64 where a leaf is. A matrix with
+        n <= tau is unchanged to the bit, as far as the method knows n: to rounding, but
+        `"newton_schulz"` takes the Schatten norm of order 2^14 for it, too large by the factor
+        r^(2^-14) if r singular values are as large, so up to 0.05 %. With
+        `optax.inject_hyperparams`, `method` and `rule` are `static_args`. The metric `factor` is
+        that of the largest singular value.
+
+        Float32 results differ from those of a float64 SVD by at most this much of tau, in the
+        spectral norm, over four kinds of spectra with up to 128 columns:
+
+        | n / tau       | 1.5  | 10   | 32     | 100    | 1000   |
+        |---------------|------|------|--------|--------|--------|
+        | svd           | 2e-6 | 3e-6 | 9e-6   | 2.5e-5 | 2.5e-4 |
+        | eigh          | 2e-6 | 8e-6 | 1.3e-4 | 2.5e-5 | 2.5e-4 |
+        | newton_schulz | 2e-6 | 2e-5 | 7e-5   | 7e-5   | 1.3e-4 |
+
+        Most of it is a rotation: the largest singular value exceeds tau by at most 6e-5 of it, with
+        the SVD by 2e-6. Under the soft rule nothing is worse, and nothing exceeds tau.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> matrix = jnp.array([[3.0, 0.0], [0.0, 0.5]])
+        >>> clipax.clip([matrix], clipax.spectral(1.0))[0][0].round(3)
+        Array([[1. , 0. ], [0. , 0.5]], dtype=float32)
+        >>> clipax.clip([matrix], clipax.spectral(1.0, rule="soft"))[0][0].round(3)
+        Array([[0.949, 0.   ], [0.   , 0.447]], dtype=float32)
+
+    References:
+        Yukhimchuk, Kolar, Takáč, Choudhury, *Gradient clipping beyond vector norms: a spectral
+        approach for matrix-valued parameters*, 2026, https://arxiv.org/abs/2605.11838. The soft
+        rule: Jiang, Semenov, Stich, *Enhancing LLM training via spectral clipping*, 2026,
+        https://arxiv.org/abs/2603.14315. The matrix products: Amsel, Persson, Musco, Gower, *The
+        Polar Express: optimal matrix sign methods and their application to the Muon algorithm*,
+        2025, https://arxiv.org/abs/2505.16932
+
+    Deviations: the hard rule's authors find tau by a randomised truncated SVD and a rule of their
+    own; here any policy does. The soft rule's authors leave vectors with n <= tau as they are,
+    which makes the result jump there, and compute matrices in bfloat16 by ten cubic Newton-Schulz
+    iterations.
     """
     policy = as_policy("max_singular_value", max_singular_value)
     _validate.choice("method", method, ("auto", "svd", "eigh", "newton_schulz"))
@@ -97,7 +160,7 @@ def _spectra(method: str, matrices: list[Array]) -> list[tuple[Array, Spectrum]]
     """The norms, NaN where an entry is not finite, and the spectra without these entries."""
 
     def measured(x: Array) -> tuple[Array, Spectrum]:
-        known = _matrices.spectrum(method, _matrices.as_tall(_finite(_wide(x))))
+        known = _matrices.spectrum(method, _matrices.as_tall(_finite(_wide(_gathered(x)))))
         finite = jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True)
         return jnp.where(finite, known.norm, jnp.nan), known
 
@@ -139,13 +202,14 @@ def _clip_vector(options: _Options, x, norm, clean, threshold) -> Array:
     both = Norms([norm], None), Norms([clean], None)
     unseen = Metrics(None, None, None, None, None, None)
     rule = RULES[options.rule]
-    return scale(rule, options.nonfinite, [x], both, [threshold], unseen)[0][0]
+    (result,) = jax.tree.leaves(scale(rule, options.nonfinite, [x], both, [threshold], unseen)[0])
+    return result
 
 
 def _clip_matrices(options: _Options, x, norm, known: Spectrum, threshold) -> Array:
-    tall = _matrices.as_tall(_finite(_wide(x)))
+    tall = _matrices.as_tall(_finite(_wide(_gathered(x))))
     tall = _matrices.clipped(options.rule, options.method, tall, known, threshold)
-    clipped = _matrices.as_before(x, tall).astype(x.dtype)
+    clipped = _spread(_matrices.as_before(x, tall).astype(x.dtype), x)
     within = RULES[options.rule](known.norm, threshold) == 1
     return like(x, _where_lost(options, norm, threshold, jnp.where(within, x, clipped)))
 
@@ -156,6 +220,26 @@ def _where_lost(options: _Options, norm: Array, threshold: Array, usual: Array) 
         lost = jnp.asarray(0 if options.nonfinite == "zero" else jnp.nan, usual.dtype)
         usual = jnp.where(jnp.isfinite(norm), usual, lost)
     return jnp.where(jnp.isnan(threshold), jnp.asarray(jnp.nan, usual.dtype), usual)
+
+
+# Factorisations need whole matrices. Only explicit sharding leaves the gathering to us.
+
+
+def _gathered(x: Array) -> Array:
+    """The same array with no matrix spread over devices; the leading axes stay where they are."""
+    kind = jax.typeof(x).sharding
+    return _placed(x, kind, (*kind.spec[:-2], None, None))
+
+
+def _spread(result: Array, x: Array) -> Array:
+    kind = jax.typeof(x).sharding
+    return _placed(result, kind, kind.spec)
+
+
+def _placed(x: Array, kind: Any, spec: Iterable[Any]) -> Array:
+    if AxisType.Explicit not in kind.mesh.axis_types:
+        return x
+    return jax.sharding.reshard(x, NamedSharding(kind.mesh, PartitionSpec(*spec)))
 
 
 def _wide(x: Array) -> Array:

@@ -32,6 +32,7 @@ CLIPPERS = {
     "per_leaf": f"(max_norm, *, {NORM}, {BOTH})",
     "per_group": f"(max_norm, labels, *, {NORM}, {BOTH})",
     "value": f"(limit, *, {BOTH})",
+    "spectral": f"(max_singular_value, *, method='auto', rule='hard', {BOTH})",
     "adaptive": "(percentile=95.0, *, multiplier=2.0, window=1000, warmup=100, initial=10.0, "
     f"measure=None, {NORM}, {BOTH})",
     "decaying": "(initial, decay=0.999, *, every=1, floor=0.0, clip_rate=None, window=100, "
@@ -454,6 +455,7 @@ BAD = [
     *no_threshold(clipax.per_leaf, "max_norm"),
     *no_threshold(clipax.per_group, "max_norm", after=("x",)),
     *no_threshold(clipax.value, "limit"),
+    *no_threshold(clipax.spectral, "max_singular_value"),
     *no_threshold(clipax.clip_by, "threshold", tree),
     *no_order(clipax.global_norm, 1.0),
     *no_order(clipax.per_layer, 1.0),
@@ -467,6 +469,7 @@ BAD = [
     *no_option(clipax.per_leaf, 1.0),
     *no_option(clipax.per_group, 1.0, "x"),
     *no_option(clipax.value, 1.0),
+    *no_option(clipax.spectral, 1.0),
     *no_option(clipax.adaptive),
     *no_option(clipax.decaying, 1.0),
     *no_option(clipax.moving_average),
@@ -483,6 +486,8 @@ BAD = [
     *no_decay(thresholds.decayed),
     *no_measure(clipax.adaptive),
     *no_measure(clipax.moving_average),
+    bad(clipax.spectral, ValueError, "`method` must be one of .*, got 'qr'", 1.0, method="qr"),
+    bad(clipax.spectral, ValueError, "`rule` must be one of .*, got 'firm'", 1.0, rule="firm"),
     bad(clipax.clip_by, TypeError, "`measure` must be a clipax Measure.*, got 1.0", 1.0, tree),
     bad(clipax.clip_by, TypeError, "`measure` .*, got .*per_tree", measures.per_tree, 1.0),
     bad(clipax.clip_by, TypeError, "`rule` must be a function, got 'skip'", tree, 1.0, "skip"),

@@ -211,9 +211,7 @@ def test_before_the_first_update_nothing_was_clipped():
 
 
 MEASURED = [
-    r
-    for r in CATALOGUE
-    if r.fixed and r.rule in ("rescale", "spectral") and r.groups != "element"
+    r for r in CATALOGUE if r.fixed and r.rule in ("rescale", "spectral") and r.groups != "element"
 ]
 
 
