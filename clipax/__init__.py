@@ -19,6 +19,7 @@ from clipax._clippy import clippy
 from clipax._core import clip_by
 from clipax._observe import clip, metrics
 from clipax._spam import spam, stable_spam
+from clipax._spectral import spectral
 from clipax._value import value
 from clipax._wrappers import momentum_reset
 from clipax.thresholds import ThresholdPolicy
@@ -54,6 +55,7 @@ __all__ = [
     "rules",
     "smooth",
     "spam",
+    "spectral",
     "stable_spam",
     "thresholds",
     "value",

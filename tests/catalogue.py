@@ -25,13 +25,17 @@ class Row(NamedTuple):
         name: for test ids.
         make: builds it, once for the same `nonfinite` and `name`, so that tests share what was
             compiled.
-        groups: "tree", "layer", "leaf", "label", "unit" or "element".
-        ord: of the norm; "rms" for the root of the mean square.
+        groups: "tree", "layer", "leaf", "label", "unit", "matrix" or "element".
+        ord: of the norm; "rms" for the root of the mean square, "spectral" for the largest singular
+            value.
         rule: the name of its rule.
         fixed: its threshold where that is one number for all groups and steps.
         reset: how many calm steps bring a threshold back after the worst history.
         by_step: whether its threshold depends on the number of the step, so that a step that is not
             finite, which counts as one, moves later thresholds.
+        error: by how much of the threshold a float32 result is rounded.
+        mixes: whether it mixes the entries of a group instead of multiplying them by a factor; it
+            then gathers leaves that are spread over devices.
     """
 
     name: str
@@ -42,6 +46,8 @@ class Row(NamedTuple):
     fixed: float | None = None
     reset: int = 30
     by_step: bool = False
+    error: float = 0.0
+    mixes: bool = False
 
 
 def _with(clipper, *args, **kwargs):
@@ -77,6 +83,13 @@ LABELS = {"dense": "a", "cell": "b", "scalar": "a", "rest": "b"}
 
 def label_of(path: str) -> str:
     return LABELS[path.split("/")[0]]
+
+
+def _spectral(name, threshold=0.5, **options):
+    rule = "soft_spectral" if options.get("rule") == "soft" else "spectral"
+    fixed = threshold if isinstance(threshold, float) else None
+    make = _with(clipax.spectral, threshold, **options)
+    return Row(name, make, "matrix", "spectral", rule, fixed, error=2e-6, mixes=True)
 
 
 DIFFERENT = {"a": 0.5, "b": thresholds.moving_mean(2.0, window=5, initial=1.0)}
@@ -156,7 +169,13 @@ CATALOGUE = [
     ),
     Row("warmed_up", _with(clipax.global_norm, thresholds.warmup(0.5, 2.0, 3)), by_step=True),
     Row("skip", _by(measures.per_layer(), 0.5, rules.skip), "layer", rule="skip", fixed=0.5),
+    _spectral("spectral"),
+    _spectral("spectral_newton_schulz", method="newton_schulz"),
+    _spectral("spectral_soft", rule="soft"),
+    _spectral("spectral_svd", thresholds.window_percentile(50.0, window=9), method="svd"),
 ]
+
+INSIDE_LEAVES = ("unit", "matrix", "element")
 
 BY_NAME = {row.name: row for row in CATALOGUE}
 
@@ -245,6 +264,8 @@ def group_arrays(groups: str, tree: Any) -> list[list[np.ndarray]]:
         return [[entry] for _, x in found for entry in double(x).ravel()]
     if groups == "unit":
         return [[column] for _, x in found for column in _units(double(x))]
+    if groups == "matrix":
+        return [[matrix] for _, x in found for matrix in matrices(double(x))]
     by_key: dict[Any, list[np.ndarray]] = {label: [] for label in "ab" if groups == "label"}
     for i, (path, x) in enumerate(found):
         keys = tuple(getattr(k, "key", getattr(k, "idx", getattr(k, "name", None))) for k in path)
@@ -266,11 +287,22 @@ def _units(array: np.ndarray) -> list[np.ndarray]:
     return list(array.reshape(-1, rest).T)
 
 
+def matrices(array: np.ndarray) -> list[np.ndarray]:
+    """The matrices of a leaf: its last two axes. A leaf with fewer is one column."""
+    if array.ndim < 2:
+        return [array.reshape(-1, 1)]
+    count = math.prod(array.shape[:-2])
+    return list(array.reshape(count, *array.shape[-2:]))
+
+
 def norm_of(arrays: list[np.ndarray], ord: Any) -> float:
     """The norm of one group in float64."""
     if ord == "rms":
         size = sum(np.size(a) for a in arrays)
         return reference.norm(arrays) / math.sqrt(size) if size else 0.0
+    if ord == "spectral":
+        (matrix,) = arrays
+        return float(np.linalg.norm(matrix, 2)) if matrix.size else 0.0
     return reference.norm(arrays, ord)
 
 

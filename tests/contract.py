@@ -17,6 +17,7 @@ CLIPPERS = {
     "per_leaf": f"(max_norm, *, {NORM}, {BOTH})",
     "per_group": f"(max_norm, labels, *, {NORM}, {BOTH})",
     "value": f"(limit, *, {BOTH})",
+    "spectral": f"(max_singular_value, *, method='auto', rule='hard', {BOTH})",
     "adaptive": "(percentile=95.0, *, multiplier=2.0, window=1000, warmup=100, initial=10.0, "
     f"{MEASURED})",
     "decaying": "(initial, decay=0.999, *, every=1, floor=0.0, clip_rate=None, window=100, "
@@ -40,7 +41,15 @@ CLIPPERS = {
     "spam": f"(ratio=5000.0, *, decay=0.999, every=500, warmup=20, {BOTH})",
     "stable_spam": f"(*, decay=0.999, decays=(0.7, 0.9), eps=1e-08, axis_name=None, {BOTH})",
 }
-NEED_AN_ARGUMENT = ("global_norm", "per_layer", "per_leaf", "per_group", "value", "decaying")
+NEED_AN_ARGUMENT = (
+    "global_norm",
+    "per_layer",
+    "per_leaf",
+    "per_group",
+    "value",
+    "spectral",
+    "decaying",
+)
 WRAPPERS = {"momentum_reset": "(inner, every=500, *, warmup=150)"}
 CORE = {
     "clip_by": f"(measure, threshold, rule=rescale, *, {BOTH})",

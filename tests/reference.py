@@ -1,4 +1,4 @@
-"""The eight clippers in plain float64 numpy, written from their definitions.
+"""The clippers in plain float64 numpy, written from their definitions.
 
 Two kinds of function. A *replay* takes the norms of successive steps and returns the threshold of
 each step and whether it was clipped. A *clipper* takes one gradient, a dict from a leaf's path (a
@@ -205,6 +205,36 @@ def value(gradient: Gradient, limit: float | tuple[float, float], *, nonfinite="
         else:
             within = np.clip(entries, low, high)
         clipped[path] = np.where(finite, within, bad)
+    return clipped
+
+
+def spectral(
+    gradient: Gradient,
+    max_singular_value: float,
+    *,
+    rule: str = "hard",
+    nonfinite: str = "propagate",
+) -> Clipped:
+    """Each matrix, the last two axes of an array, with its singular values clipped.
+
+    "hard" makes s into min(s, tau), "soft" into s / sqrt(1 + s^2 / tau^2). An array with fewer axes
+    is one column.
+
+    >>> spectral({("w",): np.diag([3.0, 0.5])}, 1.0)[("w",)]
+    array([[1. , 0. ], [0. , 0.5]])
+    """
+    clipped: Clipped = {}
+    for path, array in gradient.items():
+        stack = _double(array) if np.ndim(array) > 1 else _double(array).reshape(-1, 1)
+        finite = np.isfinite(stack)
+        u, s, vh = np.linalg.svd(np.where(finite, stack, 0), full_matrices=False)
+        if rule == "soft":
+            s = s / np.sqrt(1 + (s / max_singular_value) ** 2)
+        result = (u * np.minimum(s, max_singular_value)[..., None, :]) @ vh
+        if nonfinite != "sanitize":
+            whole = np.all(finite, axis=(-2, -1), keepdims=True)
+            result = np.where(whole, result, np.nan if nonfinite == "propagate" else 0)
+        clipped[path] = result.reshape(np.shape(array))
     return clipped
 
 

@@ -121,7 +121,7 @@ def test_derivatives_are_finite(row):
             assert np.isfinite(np.asarray(x)).all(), magnitude
 
 
-@rows("rescale", "normalize", "smooth", fixed=True)
+@rows("rescale", "normalize", "smooth", "spectral", "soft_spectral", fixed=True)
 def test_derivative_far_above_the_threshold_scales_like_one_over_the_norm(row):
     if row.groups == "element":
         return  # an entry beyond its threshold does not depend on the gradient at all
@@ -138,7 +138,7 @@ def test_derivative_far_above_the_threshold_scales_like_one_over_the_norm(row):
     chex.assert_trees_all_close(far, near, rtol=1e-3, atol=1e-4 * largest)
 
 
-@rows("rescale", "smooth", "normalize", fixed=True)
+@rows("rescale", "smooth", "normalize", "spectral", "soft_spectral", fixed=True)
 def test_derivative_is_that_of_the_formula(row):
     """Against finite differences, at a gradient that is clipped and one that is not."""
     with enable_x64():

@@ -210,7 +210,9 @@ def test_before_the_first_update_nothing_was_clipped():
     assert_metrics(found, **expected, clip_rate=0, nonfinite=0)
 
 
-MEASURED = [r for r in CATALOGUE if r.fixed and r.rule == "rescale" and r.groups != "element"]
+MEASURED = [
+    r for r in CATALOGUE if r.fixed and r.rule in ("rescale", "spectral") and r.groups != "element"
+]
 
 
 @pytest.mark.parametrize("row", MEASURED, ids=lambda row: row.name)

@@ -82,7 +82,9 @@ NEEDED: dict[Any, tuple] = {
     thresholds.scaled: (2.0,),
     thresholds.restarted: (thresholds.moving_mean(),),
     clipax.momentum_reset: (optax.sgd(0.1),),
+    clipax.spectral: (1.0,),
 }
+WORDS = ("mode", "method", "rule")
 FLAGS = ("include_current", "skip_update_on_spike")
 # Checked when used, or by a test of its own.
 ELSEWHERE = ("axis_name", "axis", "exclude", "decays", "early", "inner", "policy", "schedule")
@@ -101,13 +103,15 @@ def wrong(function: Callable[..., Any], argument: str) -> list[Any]:
     if argument in FLAGS:
         message = f"`{argument}` must be True or False, got 1"
         return [bad(function, TypeError, message, *before, **{argument: 1})]
-    if argument == "mode":
-        return [bad(function, ValueError, "`mode` must be one of .*, got 'max'", mode="max")]
+    if argument in WORDS:
+        message = f"`{argument}` must be one of .*, got 'other'"
+        return [bad(function, ValueError, message, *before, **{argument: "other"})]
     by_name = {
         "ord": lambda: no_order(function, *before),
         "measure": lambda: no_measure(function),
         "nonfinite": lambda: no_option(function, *before),
         "max_norm": lambda: no_threshold(function, argument),
+        "max_singular_value": lambda: no_threshold(function, argument),
         "threshold": lambda: no_threshold(
             function, argument, after=(2.0,) if function is thresholds.capped else ()
         ),

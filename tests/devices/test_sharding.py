@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from absl.testing import parameterized
-from catalogue import CATALOGUE, label_of
+from catalogue import CATALOGUE, INSIDE_LEAVES, label_of
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -81,11 +81,11 @@ def test_sharded_jit_equals_one_device(row, kind):
     with set_mesh(mesh):
         placed = [sharded(g, mesh) for g in gradients]
         result, sharded_state = run(row.make(), placed)
-        chex.assert_trees_all_close(result, expected, rtol=1e-6, atol=1e-7)
+        chex.assert_trees_all_close(result, expected, rtol=1e-6, atol=1e-7 + row.error)
         chex.assert_trees_all_close(sharded_state, state, rtol=1e-6)
         for x, g in zip(jax.tree.leaves(result), jax.tree.leaves(placed[0]), strict=True):
             assert x.sharding.is_equivalent_to(g.sharding, g.ndim)
-        if row.groups not in ("unit", "element"):
+        if row.groups not in INSIDE_LEAVES:
             assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(sharded_state))
 
 
@@ -97,6 +97,9 @@ def test_measure_costs_one_all_reduce_and_moves_no_leaf(row):
         tree = sharded(gradient(), mesh)
         once = collectives(optax.clip_by_global_norm(1.0), tree)["all-reduce"]
         count = collectives(row.make(), tree)
+    if row.mixes:
+        assert sum(count.values()) > 0
+        return
     assert count["all-gather"] == count["all-to-all"] == count["collective-permute"] == 0
     if row.groups == "element":
         assert count["all-reduce"] == 0

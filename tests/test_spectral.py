@@ -1,0 +1,270 @@
+"""Laws of `spectral` that are about matrices: its errors, its derivatives, its stacks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+import clipax
+from clipax import _matrices, thresholds
+
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+METHODS = ["svd", "eigh", "newton_schulz"]
+every_method = pytest.mark.parametrize("method", METHODS)
+every_rule = pytest.mark.parametrize("rule", ["hard", "soft"])
+
+
+@functools.cache
+def jitted(method="auto", rule="hard", threshold=1.0):
+    clipper = clipax.spectral(threshold, method=method, rule=rule)
+    return jax.jit(lambda x: clipper.update(x, clipper.init(x)))
+
+
+def expected(x, threshold=1.0, rule="hard"):
+    return reference.spectral({(): np.asarray(x)}, threshold, rule=rule)[()]
+
+
+def spectral_norm(x):
+    return np.linalg.norm(np.asarray(x, np.float64), 2, axis=(-2, -1)).max()
+
+
+def matrix(values, rows, seed=0, dtype=np.float32):
+    """A matrix with these singular values and directions at random."""
+    rng = np.random.default_rng(seed)
+    u, v = (np.linalg.qr(rng.normal(size=(n, len(values))))[0] for n in (rows, len(values)))
+    return np.asarray((u * values) @ v.T, dtype)
+
+
+def spectra(columns):
+    gauss = np.random.default_rng(1).normal(size=(columns, columns))
+    return {
+        "gauss": np.linalg.svd(gauss, compute_uv=False),
+        "geometric": np.geomspace(1, 1e-3, columns),
+        "linear": np.linspace(1, 0, columns),
+        "five": np.where(np.arange(columns) < 5, 1.0, 1e-3),
+    }
+
+
+# Errors: the table of the docstring, relative to the threshold.
+
+RATIOS = [1.5, 10, 32, 100, 1000]
+ERRORS = {
+    "svd": [2e-6, 3e-6, 9e-6, 2.5e-5, 2.5e-4],
+    "eigh": [2e-6, 8e-6, 1.3e-4, 2.5e-5, 2.5e-4],
+    "newton_schulz": [2e-6, 2e-5, 7e-5, 7e-5, 1.3e-4],
+}
+
+
+@every_method
+@every_rule
+def test_error_is_at_most_that_of_the_docstring(method, rule):
+    for ratio, allowed in zip(RATIOS, ERRORS[method], strict=True):
+        for name, values in spectra(64).items():
+            x = matrix(values / values[0] * ratio, 64)
+            result, state = jitted(method, rule)(x)
+            error = spectral_norm(result - expected(x, rule=rule))
+            assert error <= 2 * allowed, (ratio, name)  # other machines round otherwise
+            assert spectral_norm(result) <= 1 + 1.2e-4
+            assert float(state.metrics.norm) == pytest.approx(spectral_norm(x), rel=1.1e-4)
+
+
+def test_table_of_errors_is_that_of_the_docstring():
+    for method, errors in ERRORS.items():
+        cells = [line.split("|") for line in clipax.spectral.__doc__.splitlines()]
+        (row,) = (c for c in cells if len(c) > 2 and c[1].strip() == method)
+        assert [float(cell) for cell in row[2:-1]] == errors
+
+
+@every_method
+@every_rule
+@pytest.mark.parametrize("ratio", [1e4, 1e9, 1e30])
+def test_spike_of_any_size_is_clipped(method, rule, ratio):
+    x = matrix(np.linspace(1, 0.1, 8) * ratio, 8)
+    result = jitted(method, rule)(x)[0]
+    assert np.isfinite(result).all()
+    assert 0.99 <= spectral_norm(result) <= 1 + 1.2e-4
+
+
+@every_method
+@every_rule
+def test_float64_is_computed_in_float64(method, rule):
+    with enable_x64():
+        x = jnp.asarray(matrix(np.linspace(20, 0.1, 8), 12, dtype=np.float64))
+        result = clipax.clip(x, clipax.spectral(1.0, method=method, rule=rule))[0]
+        assert result.dtype == jnp.float64
+        np.testing.assert_allclose(result, expected(x, rule=rule), rtol=0, atol=1e-12)
+
+
+@every_method
+@pytest.mark.parametrize("shape", [(8, 5), (5, 8)])
+def test_complex_matrices_are_clipped_by_their_singular_values(method, shape):
+    rng = np.random.default_rng(0)
+    x = np.asarray(rng.normal(size=shape) + 1j * rng.normal(size=shape), np.complex64)
+    for rule in ("hard", "soft"):
+        result = jitted(method, rule)(x)[0]
+        assert result.dtype == jnp.complex64
+        np.testing.assert_allclose(result, expected(x, rule=rule), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_sixteen_bits_are_computed_in_float32(dtype):
+    x = jnp.asarray(matrix(np.linspace(9, 0.1, 16), 16), dtype)
+    result = jitted()(x)[0]
+    assert result.dtype == dtype
+    exact = jnp.asarray(expected(x), dtype)
+    assert float(jnp.max(abs(result - exact))) <= 2 * float(jnp.finfo(dtype).eps)
+
+
+# Matrices, stacks and vectors
+
+
+@every_method
+@every_rule
+def test_stack_is_clipped_matrix_by_matrix(method, rule):
+    rng = np.random.default_rng(0)
+    sizes = np.array([1e-3, 1.0, 30.0, 1e6, 1e20, 1e-30])
+    x = (rng.normal(size=(6, 4, 7)) * sizes[:, None, None]).astype(np.float32).reshape(2, 3, 4, 7)
+    result = jitted(method, rule)(x)[0]
+    np.testing.assert_allclose(result, expected(x, rule=rule), rtol=1e-6, atol=1e-4)
+    assert np.asarray(result)[0, 0].tobytes() == x[0, 0].tobytes() or rule == "soft"
+
+
+@every_method
+def test_wide_matrix_is_clipped_like_its_transpose(method):
+    x = matrix(np.linspace(5, 0.1, 6), 9)
+    np.testing.assert_allclose(jitted(method)(x.T)[0], jitted(method)(x)[0].T, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (7, 1), (1, 7), (2, 7, 1)])
+def test_single_column_is_clipped_by_its_length(shape):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=shape) * 5, jnp.float32)
+    by_length = clipax.clip_by(clipax.measures.per_unit(axis=(-2, -1)), 1.0)
+    np.testing.assert_array_equal(jitted()(x)[0], clipax.clip(x, by_length)[0])
+
+
+def test_policy_sees_the_largest_singular_value_of_each_matrix():
+    clipper = clipax.spectral(thresholds.window_percentile(50.0, window=3))
+    x = {"stack": jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3)), jnp.float32)}
+    state = clipper.init(x)
+    for size in (1.0, 1.0, 10.0):
+        result, state = clipper.update(jax.tree.map(lambda v, s=size: v * s, x), state)
+    assert state.policy.ascending["stack"].shape == (3, 2, 1, 1)
+    norms = np.linalg.norm(x["stack"], 2, axis=(-2, -1))
+    np.testing.assert_allclose(np.linalg.norm(result["stack"], 2, axis=(-2, -1)), norms, rtol=1e-5)
+
+
+@every_method
+@pytest.mark.parametrize("nonfinite", ["propagate", "zero", "sanitize"])
+def test_nonfinite_entry_is_decided_for_its_matrix_alone(method, nonfinite):
+    x = np.random.default_rng(0).normal(size=(3, 4, 3)).astype(np.float32)
+    x[1, 2, 0] = np.inf
+    clipper = clipax.spectral(0.5, method=method, nonfinite=nonfinite)
+    result, metrics = clipax.clip(jnp.asarray(x), clipper)
+    exact = reference.spectral({(): x}, 0.5, nonfinite=nonfinite)[()]
+    np.testing.assert_allclose(result, exact, rtol=0, atol=5e-6)
+    assert int(metrics["nonfinite"]) == 1
+
+
+# What the methods are made of
+
+
+def test_quintics_map_each_interval_to_the_next():
+    """And they are the nearest to 1: the error takes its maximum four times, with changing sign."""
+    lower = (*_matrices._LOWER, None)
+    for i, (a, b, c) in enumerate(_matrices._QUINTICS[:5]):
+        x = np.linspace(lower[i], 1, 100001)
+        y = a * x + b * x**3 + c * x**5
+        last = i == 4
+        if not last:
+            assert y.max() == pytest.approx(1 / 1.002, abs=1e-9)
+            assert y.min() == pytest.approx(lower[i + 1], rel=1e-6)
+        centre = 1.0 if last else (y.max() + y.min()) / 2
+        error = (y - centre) / (np.ptp(y) / 2)
+        extrema = [error[0], *error[1:-1][np.diff(np.sign(np.diff(error))) != 0], error[-1]]
+        if not last:  # there the error itself is rounding
+            np.testing.assert_allclose(extrema, [-1, 1, -1, 1], atol=1e-4)
+        else:
+            assert abs(y - 1).max() < 1e-9
+
+
+def test_polar_factor_is_orthogonal_for_any_ratio():
+    for smallest in (0.5, 1e-2, 1e-5):
+        x = matrix(np.geomspace(1, smallest, 8), 8)
+        (polar,) = _matrices._polar((jnp.asarray(x),), _matrices._first(jnp.float32(smallest)))
+        np.testing.assert_allclose(polar.T @ polar, np.eye(8), atol=1e-5)
+
+
+@pytest.mark.parametrize("equal", [1, 2, 64])
+def test_schatten_norm_is_above_the_largest_singular_value_by_its_bound(equal):
+    x = matrix(np.where(np.arange(64) < equal, 3.0, 0.3), 64)
+    norm = float(jitted("newton_schulz")(x)[1].metrics.norm)
+    assert norm == pytest.approx(spectral_norm(x) * equal ** (2.0**-14), rel=1e-6)
+
+
+# Derivatives
+
+
+@every_method
+@every_rule
+def test_derivative_is_finite_and_right_where_singular_values_coincide(method, rule):
+    """At a multiple of the identity, where that of the factors is not."""
+    with enable_x64():
+        direction = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)))
+        x = 3 * jnp.eye(4, dtype=jnp.float64)
+
+        def clip(x):
+            return clipax.clip(x, clipax.spectral(1.0, method=method, rule=rule))[0]
+
+        slope = jax.jvp(clip, (x,), (direction,))[1]
+        ends = [expected(x + h * direction, rule=rule) for h in (1e-5, -1e-5)]
+        np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-5, atol=1e-8)
+
+
+@every_method
+@every_rule
+@pytest.mark.parametrize("x", [np.eye(3), np.zeros((3, 3)), np.ones((3, 2))], ids=str)
+def test_derivative_is_finite_for_matrices_with_repeated_and_zero_singular_values(method, rule, x):
+    for scale in (0.1, 10.0):
+        slope = jax.grad(lambda x: jnp.sum(jitted(method, rule)(x)[0] ** 2))(
+            jnp.asarray(x * scale, jnp.float32)
+        )
+        assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@every_rule
+def test_derivative_of_rectangular_matrices_is_that_of_the_formula(shape, dtype, rule):
+    with enable_x64():
+        parts = np.random.default_rng(0).normal(size=(2, 2, *shape))
+        imaginary = 1j if dtype == np.complex128 else 0
+        x, direction = jnp.asarray(parts[0] + imaginary * parts[1], dtype)
+
+        def clip(x):
+            return clipax.clip(x, clipax.spectral(1.0, rule=rule))[0]
+
+        slope = jax.jvp(clip, (x,), (direction,))[1]
+        ends = [expected(x + h * direction, rule=rule) for h in (1e-5, -1e-5)]
+        np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-5, atol=1e-8)
+
+
+@every_rule
+def test_derivative_by_the_threshold(rule):
+    with enable_x64():
+        x = jnp.asarray(matrix(np.array([4.0, 2.0, 0.5]), 5, dtype=np.float64))
+
+        def clip(threshold):
+            return clipax.clip(x, clipax.spectral(threshold, rule=rule))[0]
+
+        slope = jax.jacfwd(clip)(jnp.float64(1.0))
+        numeric = (expected(x, 1 + 1e-6, rule) - expected(x, 1 - 1e-6, rule)) / 2e-6
+        np.testing.assert_allclose(slope, numeric, atol=1e-7)
+
+
+def test_derivative_within_the_threshold_is_the_identity_to_the_bit():
+    x, direction = (jnp.asarray(matrix(np.ones(4), 4, seed)) for seed in (0, 1))
+    slope = jax.jvp(lambda x: jitted(threshold=2.0)(x)[0], (x,), (direction,))[1]
+    np.testing.assert_array_equal(slope, direction)
