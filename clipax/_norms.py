@@ -129,7 +129,7 @@ def _rescaled(norm, layout, arrays, sums, lost, plain) -> tuple[Array, ...]:
         return jnp.where(b, jnp.where(s == jnp.inf, -k - spare, k), 0)
 
     exponents = [exponent(s, b) for s, b in zip(sums, lost, strict=True)]
-    powers = [_powers_of_two(k, s.dtype) for k, s in zip(exponents, sums, strict=True)]
+    powers = [(jnp.ldexp(jnp.ones((), s.dtype), k),) for k, s in zip(exponents, sums, strict=True)]
     scaled = _plain(norm, layout, _times(layout, arrays, powers))
     return tuple(
         jnp.where(b, jnp.ldexp(n, -k), old)
@@ -238,13 +238,10 @@ def _counts(layout: Layout, arrays: Sequence[Array]) -> tuple[np.ndarray | int, 
 def _times(layout, arrays: Sequence[Array], factors: Sequence[tuple[Array, ...]]) -> list[Array]:
     """Every array times the factors of its group, one after the other."""
     wide = _wide(layout, arrays)
-    own = list(factors)
-    if layout.groups is not None:
-        (vectors,) = factors
-        own = [tuple(vector[..., group] for vector in vectors) for group in layout.groups]
-    # Behind the barrier every array has scalars of its own. Those that several arrays of one shape
-    # shared, or what they come from, the compiler would spread over a whole array in memory.
-    own = lax.optimization_barrier(own)
+    if layout.groups is None:  # not one loop for what the factors come from and the product
+        own = lax.optimization_barrier(list(factors))
+    else:
+        own = entries(factors[0], layout.groups)
 
     def product(x: Array, several: tuple[Array, ...]) -> Array:
         for factor in several:
@@ -252,6 +249,24 @@ def _times(layout, arrays: Sequence[Array], factors: Sequence[tuple[Array, ...]]
         return x
 
     return [product(x, several) for x, several in zip(wide, own, strict=True)]
+
+
+def entries(vectors: tuple[Array, ...], indices: Sequence[int]) -> list[tuple[Array, ...]]:
+    """For each index the entries of the vectors there, along their last axis.
+
+    The compiler is not to know the indices. The loops over arrays of one shape are then the same
+    code, which it compiles once, and the arrays of one group share no scalar, which it would spread
+    over a whole array in memory. Nor is it to put what the vectors come from into every loop.
+    """
+    vectors = lax.optimization_barrier(vectors)
+    if vectors[0].shape[-1] == 1:  # which entry, the compiler knows
+        only = tuple(v[..., 0] for v in vectors)
+        return lax.optimization_barrier([only for _ in indices])
+    hidden = lax.optimization_barrier([np.uint32(i) for i in indices])
+    return [
+        tuple(lax.dynamic_index_in_dim(v, i, axis=-1, keepdims=False) for v in vectors)
+        for i in hidden
+    ]
 
 
 def _powers_of_two(k: Array, dtype) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from clipax._norms import entries
 from clipax._state import observe
 from clipax._trees import is_measured
 from clipax.measures import Norms
@@ -80,15 +81,11 @@ def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple
     metrics = observe(
         metrics, norms, thresholds, [f * p for f, p in zip(factors, powers, strict=True)]
     )
-    if static.groups is not None:  # keeps the compiler from fusing hundreds of leaves with the rule
-        factors, powers = lax.optimization_barrier((factors, powers))
     multiply = functools.partial(_multiplied, zero_is_final=static.nonfinite == "zero")
     if static.groups is None:
         return [*map(multiply, leaves, factors, powers)], metrics
-    (factor,), (power,) = factors, powers
-    return [
-        multiply(x, factor[i], power[i]) for x, i in zip(leaves, static.groups, strict=True)
-    ], metrics
+    own = entries((factors[0], powers[0]), static.groups)
+    return [multiply(x, *several) for x, several in zip(leaves, own, strict=True)], metrics
 
 
 # A factor below the smallest normal number would flush to zero and take the gradient with it. The

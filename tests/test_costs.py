@@ -124,3 +124,34 @@ def test_metrics_that_nobody_reads_cost_no_pass():
         compiled(optax.clip_by_global_norm(1.0), tree), "bytes accessed"
     )
     assert extra < 2 * moved  # the branch of the fallback, which is counted and not taken
+
+
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 12), reason="older compilers share no loop between arrays"
+)
+@pytest.mark.parametrize("measure", ["per_tree", "per_layer", "per_leaf"])
+def test_leaves_of_one_shape_share_their_loops(measure):
+    """What is to be compiled does not grow with the number of leaves."""
+    clipper = clipax.moving_average(measure=getattr(clipax.measures, measure)())
+
+    def loops(layers):
+        tree = [[jnp.zeros(shape) for shape in [(64, 32), (64, 32), (32,)]] for _ in range(layers)]
+        return _distinct_loops(compiled(clipper, tree).as_text())
+
+    assert 0 < loops(24) == loops(20)
+
+
+def _distinct_loops(text):
+    """The fused computations that differ in more than names."""
+    fused = r"^(%(?:fused|wrapped)[\w.\-]* \(.*\) -> .*\n(?:  .*\n)*)"
+    return len({_without_names(body) for body in re.findall(fused, text, re.MULTILINE)})
+
+
+def _without_names(text):
+    text = re.sub(r", metadata=\{[^}]*\}|to_apply=%[\w.\-]+", "", text)
+    names = {}
+    return re.sub(
+        r"%[\w.\-]+|\bparam_[\w.]+",
+        lambda m: names.setdefault(m.group().strip("%"), f"v{len(names)}"),
+        text,
+    )
