@@ -175,6 +175,7 @@ BUILT = {
     "per_leaf": clipax.per_leaf(1.0),
     "per_group": clipax.per_group(1.0, LABELS),
     "value": clipax.value(1.0),
+    "spectral": clipax.spectral(1.0),
     "adaptive": clipax.adaptive(),
     "decaying": clipax.decaying(1.0),
     "moving_average": clipax.moving_average(),
