@@ -214,7 +214,7 @@ def per_unit(
         norm: one of `l1`, `l2`, `linf`, `rms` and `lp(p)`.
         axis: the axes of a leaf that one unit spans. By default axis 0 of leaves with two or three
             axes and all but the last of leaves with more, as in `optax.adaptive_grad_clip`, which
-            stops at four. A leaf with fewer than two axes is one unit.
+            stops at four or five. A leaf with fewer than two axes is one unit.
         axis_name: mapped axes over which the spanned axes are spread, see `per_tree`.
         replicated: see `per_tree`.
 

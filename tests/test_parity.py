@@ -11,43 +11,17 @@ import numpy as np
 import optax
 import peers
 import pytest
+from parity_steps import LEAVES, SHAPES, TREE, assert_same_steps, heavy_tailed_gradients
 
 import clipax
 
 pytestmark = peers.marks
 
-STEPS = 50
-SHAPES = {"hidden": {"kernel": (7, 5), "bias": (5,)}, "output": {"kernel": (5, 3), "bias": (3,)}}
-LEAVES, TREE = jax.tree.flatten(SHAPES, is_leaf=lambda node: isinstance(node, tuple))
-
 
 @pytest.fixture(scope="module")
 def gradients() -> list:
     """Heavy-tailed gradients, norms from about 1e-2 to 1e4, one of them zero."""
-    random = np.random.default_rng(0)
-    scales = np.minimum(np.exp(2 * random.standard_t(3, size=STEPS)), 1e3)
-    scales[20] = 0.0
-
-    def draw(scale):
-        return [(scale * random.normal(size=shape)).astype(np.float32) for shape in LEAVES]
-
-    return [jax.tree.unflatten(TREE, draw(scale)) for scale in scales]
-
-
-def assert_same_steps(ours, theirs, gradients, rtol=1e-6):
-    assert_both_regimes(ours, gradients)
-    for step, (our, their) in enumerate(zip(ours, theirs, strict=True)):
-        for a, b in zip(jax.tree.leaves(our), jax.tree.leaves(their), strict=True):
-            np.testing.assert_allclose(a, b, rtol=rtol, atol=0, err_msg=f"step {step}")
-
-
-def assert_both_regimes(ours, gradients):
-    """Some steps were clipped and some were not: equality means something."""
-    kept = [
-        all(map(np.array_equal, jax.tree.leaves(our), jax.tree.leaves(gradient)))
-        for our, gradient in zip(ours, gradients, strict=True)
-    ]
-    assert 5 < sum(kept) < STEPS - 5
+    return heavy_tailed_gradients(zero_at=20)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, math.inf])

@@ -67,7 +67,8 @@ def agc(
         normalization*, 2021, https://arxiv.org/abs/2102.06171
 
     Deviations: `optax.adaptive_grad_clip` clips too much at `clipping` below 1e-3, since it takes a
-    gradient to have a norm of at least 1e-6, and refuses more than four axes. The paper does not
+    gradient to have a norm of at least 1e-6, refuses more than four or five axes, by its version,
+    and takes a leaf of which only one axis is longer than 1 as one unit. The paper does not
     clip the last linear layer: give its path to `exclude`.
     """
     _validate.number("clipping", clipping)
