@@ -68,9 +68,8 @@ def spectral(
         | newton_schulz | 2e-6 | 2e-5 | 7e-5   | 7e-5   | 1.3e-4 |
 
         Most of it is a rotation: the largest singular value exceeds tau by at most 6e-5 of it, with
-        the SVD by 2e-6. Under the soft rule the
-        errors are smaller with `"newton_schulz"`, at most 6e-5; `"eigh"` exceeds tau by up to
-        1.5e-4 of it there.
+        the SVD by 2e-6. The soft rule is off by at most 6e-5 with `"newton_schulz"`, and by
+        1.5e-4 with `"eigh"`.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
