@@ -102,7 +102,7 @@ def _share(update: Array, param: Array, relative: float | Array, absolute: float
     """Every entry in units of what is allowed; finite where the entry is."""
     size = jnp.abs(update)
     wide = jnp.promote_types(size.dtype, jnp.float32)
-    allowed = relative * jnp.abs(param).astype(wide) + absolute
-    largest = jnp.finfo(wide).max
+    largest, smallest = jnp.finfo(wide).max, jnp.finfo(wide).tiny
+    allowed = jnp.maximum(relative * jnp.abs(param).astype(wide) + absolute, smallest)
     units = jnp.minimum(size.astype(wide) / allowed, largest)
     return jnp.where(jnp.isfinite(size), units, size.astype(wide))

@@ -1,9 +1,10 @@
 """The one equation: measure -> norm -> threshold -> rule -> factor.
 
-`clip_by` puts the three parts together; every named clipper is one call of it.
+`clip_by` puts the three parts together; nearly every named clipper is one call of it.
 """
 
 import functools
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -44,8 +45,9 @@ def clip_by(
         name: the prefix of the keys that `clipax.metrics` gives.
 
     Returns:
-        A gradient transformation. Its updates keep the dtypes of the gradient, and a group within
-        its threshold is unchanged to the bit. It needs `params` only if the threshold does.
+        A gradient transformation. Its updates keep the dtypes of the gradient, and with the rules
+        `rescale`, `skip` and `at_least` a group within its threshold is unchanged to the bit. It
+        needs `params` only if the threshold does.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -64,6 +66,8 @@ def clip_by(
         raise TypeError(f"`measure` must be a clipax Measure, got {_validate.shown(measure)}")
     if not callable(rule):
         raise TypeError(f"`rule` must be a function, got {_validate.shown(rule)}")
+    if not isinstance(rule, Hashable):
+        raise TypeError(f"`rule` must be hashable, as functions are, got {_validate.shown(rule)}")
     policy = as_policy("threshold", threshold)
     _validate.options(nonfinite, name)
     scalar = not isinstance(threshold, ThresholdPolicy)
@@ -105,7 +109,15 @@ def initial_state(
 def initial_policy_state(measure: Measure, policy: ThresholdPolicy, params: optax.Params) -> Any:
     """The state of a policy for the groups of a measure."""
     norms, treedef = jax.tree.flatten(measure.init(params).values)
-    return _joined(policy, [policy.init(norm) for norm in norms], treedef)
+    states = [policy.init(norm) for norm in norms]
+    for norm, state in zip(norms, states, strict=True):
+        for leaf in jax.tree.leaves(state):
+            if jnp.shape(leaf)[jnp.ndim(leaf) - norm.ndim :] != norm.shape:
+                raise ValueError(
+                    "every array in the state of a policy must end with the axes of the norms, "
+                    f"{norm.shape}, as `jnp.zeros_like(norm)` does, got {jnp.shape(leaf)}"
+                )
+    return _joined(policy, states, treedef)
 
 
 class Given(NamedTuple):

@@ -37,8 +37,8 @@ def spam(
         ratio: a number > 0.
         decay: a number in [0, 1): that of Adam's second moment.
         every: how many steps lie between two beginnings of v, >= 1; `None` for only one.
-        warmup: for how many steps nothing is clipped then, >= 0; at the start for one fewer, as
-            t begins at 1.
+        warmup: for how many steps nothing is clipped then, >= 0 and below `every`; at the start for
+            one fewer, as t begins at 1.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`; of single entries.
         name: the prefix of the metrics' keys.
 

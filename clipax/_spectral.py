@@ -36,7 +36,8 @@ def spectral(
 
     Only the directions in which a gradient is too large are shortened, where a factor would shrink
     all of them. The matrices are the last two axes of a leaf. A leaf with fewer axes is one column:
-    its singular value is its l2 norm.
+    its singular value is its l2 norm. Inside `shard_map` and `pmap` each must lie whole on a
+    device.
 
     Parts: per_matrix(s_max) -> number -> rescale, of each singular value. State: none.
 

@@ -69,6 +69,16 @@ def count(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be at least 1, got {value!r}")
 
 
+def shorter(name: str, value: Any, other: str, most: Any) -> None:
+    """Checks that one number is below another, if both can be read.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(value, jax.Array) and not isinstance(most, jax.Array) and value >= most:
+        raise ValueError(f"`{name}` must be below `{other}`, got {value!r} for {most!r}")
+
+
 def choice(name: str, value: Any, accepted: tuple[str, ...]) -> None:
     """Checks that `value` is one of a few words.
 

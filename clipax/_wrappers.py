@@ -8,6 +8,7 @@ import optax
 from jax import Array, lax
 
 from clipax import _validate
+from clipax._state import ClipState
 from clipax._trees import incremented, is_measured
 
 
@@ -32,16 +33,19 @@ def momentum_reset(
     """Let an optimizer forget its moments now and then, and what a spike did to them.
 
     At each multiple t of `every`, t = 1 being the first step, all arrays of floating-point numbers
-    in the state of `inner` become what they were at `init`, and counters go on. The updates of the
+    in the state of `inner` become what they were at `init`, but for those of clippers, and counters
+    go on. The updates of the
     steps `t + s` with `0 <= s < warmup` are then multiplied by
     `1 - 0.495 (1 + cos(pi s / (warmup + 1)))`.
 
     State: that of `inner` and 1 number.
 
     Args:
-        inner: an optimizer, such as `optax.adam(1e-3)`.
+        inner: an optimizer, such as `optax.adam(1e-3)`. What else it keeps in floating-point
+            numbers begins anew too, such as the learning rate of `optax.inject_hyperparams` or an
+            average of the parameters: wrap only the part with the moments.
         every: how many steps lie between two resets, >= 1.
-        warmup: how many updates are then made smaller, >= 0.
+        warmup: how many updates are then made smaller, >= 0 and below `every`.
 
     Returns:
         A gradient transformation.
@@ -68,6 +72,7 @@ def momentum_reset(
         raise TypeError(f"`inner` must be an optimizer, got {_validate.shown(inner)}")
     _validate.number("every", every, low=1)
     _validate.number("warmup", warmup)
+    _validate.shorter("warmup", warmup, "every", every)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):
@@ -78,7 +83,7 @@ def momentum_reset(
 
         def forgotten(old):
             fresh = inner.init(updates if params is None else params)
-            return jax.tree.map(lambda a, b: a if is_measured(b) else b, fresh, old)
+            return jax.tree.map(_fresh_moments, fresh, old, is_leaf=_is_clipper)
 
         kept = lax.cond(step % every == 0, forgotten, lambda old: old, state.inner)
         updates, kept = inner.update(updates, kept, params, **extra_args)
@@ -89,6 +94,16 @@ def momentum_reset(
         return updates, MomentumResetState(step, kept)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _is_clipper(node: Any) -> bool:
+    return isinstance(node, ClipState)
+
+
+def _fresh_moments(fresh: Any, old: Any) -> Any:
+    """Floating-point arrays anew; counters, and clippers with what they learned, as they are."""
+    keep = _is_clipper(old) or not is_measured(old)
+    return old if keep else jnp.asarray(fresh, old.dtype)
 
 
 def _share_after_reset(step: Array, every: int | Array, warmup: int | Array) -> Array:

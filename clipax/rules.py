@@ -121,7 +121,8 @@ def _over_sum(norm: Array, threshold: Array, addition: Array) -> Array:
     free = (norm == 0) | (threshold == jnp.inf)
     factor = _ratio(jnp.where(free, 1, above), jnp.where(free, 1, below))
     shrunk = jnp.where(norm > threshold, 1 - 2 * jnp.finfo(norm.dtype).eps, 1)
-    return jnp.where(free, 1, factor * shrunk).astype(norm.dtype)
+    factor = jnp.minimum(factor * shrunk, jnp.finfo(norm.dtype).max)  # as in `normalize`
+    return jnp.where(free, 1, factor).astype(norm.dtype)
 
 
 def smooth_root(norm: Array, threshold: Array) -> Array:

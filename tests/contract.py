@@ -74,7 +74,7 @@ POLICIES = {
     "relative": "(ratio=0.01, *, eps=0.001)",
     "window_percentile": "(percentile=95.0, *, multiplier=1.0, window=1000, warmup=1, initial=inf, "
     "include_current=True)",
-    "window_deviation": "(sigmas=3.0, *, window=128, warmup=64, spread=1e-06)",
+    "window_deviation": "(sigmas=3.0, *, window=128, warmup=64, min_sigma=1e-06)",
     "periodic_median": "(multiplier=2.0, *, window=100, early=(10, 20, 40))",
     "history_percentile": "(percentile=10.0)",
     "exponential_mean": "(multiplier, *, decay=0.99, warmup=1)",

@@ -95,7 +95,7 @@ def periodic_median(multiplier: float = 2.0, window: int = 100, early=(10, 20, 4
 
 
 def deviation(
-    sigmas: float = 3.0, window: int = 128, warmup: int = 64, spread: float = 1e-6
+    sigmas: float = 3.0, window: int = 128, warmup: int = 64, min_sigma: float = 1e-6
 ) -> Step:
     """Levanter: mean and population deviation of the norms before the current one."""
     seen: list[float] = []
@@ -106,7 +106,7 @@ def deviation(
         seen.append(norm)
         if count < warmup or not np.mean(known):
             return np.inf, NO_DECISION
-        return float(np.mean(known) + sigmas * max(np.std(known), spread)), NO_DECISION
+        return float(np.mean(known) + sigmas * max(np.std(known), min_sigma)), NO_DECISION
 
     return step
 
@@ -158,7 +158,7 @@ def z_score(
     def clipped_to(norm):
         sigma = variance**0.5
         if mode == "percentile":
-            return mean + z * sigma
+            return mean + z * max(sigma, spread * mean)
         score = (norm - mean) / (max(sigma, spread * mean) + eps)
         return mean if mode == "mean" else clip_factor * (mean + z * z * sigma / score)
 

@@ -31,7 +31,7 @@ NUMBERS = {
     "decay": ("[0, 1)", 1, -0.5, 1.5),
     "delta": ("[0, 1]", -0.1, 2),
     "eps": ("[0, inf]", -1e-6),
-    "factor": ("(0, inf]", 0, -1.0),
+    "factor": (f"(0, {LARGEST}]", 0, -1.0, math.inf),
     "floor": ("[0, 1]", -0.1, 2),
     "gamma": ("[0, inf]", -0.1),
     "initial": (f"(0, {LARGEST}]", 0, -1.0, math.inf),
@@ -46,6 +46,7 @@ NUMBERS = {
     "relative": ("[0, inf]", -0.1),
     "restart": ("[1, inf]", 0),
     "sigmas": ("[0, inf]", -3.0),
+    "min_sigma": ("[0, inf]", -1e-6),
     "spread": ("[0, inf]", -1e-6),
     "stability": ("[0, inf]", -0.01),
     "steps": ("[0, inf]", -1),
@@ -129,6 +130,7 @@ METHODS = [
     *(getattr(thresholds, name) for name in POLICIES if name not in OLD),
     *(getattr(rules, name) for name in RULES if "norm" not in RULES[name]),
 ]
+LONG = "`warmup` must be below `every`, got 20 for 20"
 decays = "`decays` must be a pair of numbers, got "
 BAD_METHODS = [
     case
@@ -150,5 +152,8 @@ BAD_METHODS = [
     bad(thresholds.scaled, ValueError, r"`threshold` must be in .*, got -1", -1, lambda step: 1),
     bad(thresholds.restarted, TypeError, "`policy` must be a clipax.ThresholdPolicy, got 1.0", 1.0),
     bad(clipax.momentum_reset, TypeError, "`inner` must be an optimizer, got 0.1", 0.1),
+    bad(clipax.momentum_reset, ValueError, LONG, optax.sgd(0.1), 20, warmup=20),
+    bad(clipax.spam, ValueError, LONG, every=20),
+    bad(thresholds.second_moment, ValueError, LONG, every=20),
     bad(clipax.momentum_reset, TypeError, "`inner` must be an opt.*, got .*sgd", optax.sgd),
 ]

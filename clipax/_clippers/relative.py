@@ -39,8 +39,8 @@ def agc(
         axis: the axes of a leaf that one unit spans, see `measures.per_unit`. By default axis 0 of
             leaves with two or three axes and all but the last of leaves with more; a leaf with
             fewer than two is one unit.
-        exclude: leaves that are not clipped: a prefix tree of booleans, or a function that takes
-            the path of a leaf, such as `"head/kernel"`, and returns one.
+        exclude: leaves that pass as they are, NaN and all: a prefix tree of booleans, or a function
+            that takes the path of a leaf, such as `"head/kernel"`, and returns one.
         ord: the order of the norm, p > 0; `None` is 2.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
@@ -151,7 +151,8 @@ def normalize(
         name: the prefix of the metrics' keys.
 
     Returns:
-        A gradient transformation. A zero gradient stays zero.
+        A gradient transformation. With `optax.inject_hyperparams`, `measure`, `ord` and `axis_name`
+        are `static_args`. A zero gradient stays zero.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -195,7 +196,8 @@ def smooth(
         name: the prefix of the metrics' keys.
 
     Returns:
-        A gradient transformation. A zero gradient stays zero.
+        A gradient transformation. With `optax.inject_hyperparams`, `measure`, `ord` and `axis_name`
+        are `static_args`. A zero gradient stays zero.
 
     Raises:
         TypeError: if an argument is of the wrong kind.

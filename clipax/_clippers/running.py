@@ -31,6 +31,9 @@ def decaying(
 
     `tau = max(floor, initial * decay^k)`, `g <- min(1, tau / n) g`
 
+    With a `floor` of 0 the threshold has no end: after 20,000 steps at 0.999 it is 2e-9 of
+    `initial`.
+
     k is 0 at the first step and grows by 1 after each `every` steps; with `clip_rate` only if more
     than this share of the last `window` steps (of all steps, while there are fewer) were clipped.
 
@@ -95,12 +98,13 @@ def zclip(
 ) -> optax.GradientTransformationExtraArgs:
     """Clip norms that stand out by their z-score.
 
-    With the running mean mu and deviation sigma and `s = (n - mu) / (sigma + eps)`:
-    `tau = clip_factor * (mu + z^2 sigma / s)` where `s > z`, else n; never above `max_norm`.
-    `g <- min(1, tau / n) g`
+    With the running mean mu and deviation sigma and `s = (n - mu) / (max(sigma, 0.01 mu) + eps)`:
+    `tau_0 = clip_factor * (mu + z^2 sigma / s)` where `s > z`, else `tau_0 = inf`;
+    `tau = min(tau_0, max_norm)`, `g <- min(1, tau / n) g`
 
-    Then `mu <- decay mu + (1 - decay) e` and `sigma^2 <- decay sigma^2 + (1 - decay) (e - mu)^2`
-    with `e = tau` where `s > z`, else n. Mu and sigma start as those of the first `warmup` norms.
+    Then with `e = min(n, tau_0)`: `mu <- decay mu + (1 - decay) e`, and with the new mu
+    `sigma^2 <- decay sigma^2 + (1 - decay) (e - mu)^2`. Mu and sigma start as those of the first
+    `warmup` norms, for which `tau = max_norm`.
 
     Parts: per_tree(l2) -> capped(restarted(z_score)) -> rescale. State: twice `warmup` and 3
     numbers, and 1 number.
@@ -113,12 +117,12 @@ def zclip(
         eps: what is added to sigma, >= 0. It does not scale with the norms: let it be far below
             their deviation.
         mode: what a norm that stands out is clipped to: `"adaptive"` as above; `"mean"` mu;
-            `"percentile"` `mu + z sigma`, and all norms above that are clipped.
+            `"percentile"` `mu + z max(sigma, 0.01 mu)`, and all norms above that are clipped.
         clip_factor: a number > 0, for the mode `"adaptive"`.
-        skip_update_on_spike: whether a norm that stands out enters nothing, instead of as tau.
-        restart: after how many norms in a row that stand out mu and sigma begin anew
-            with these norms, >= 1; `None` for the published rule. If they are as many as `warmup`,
-            mu and sigma are theirs; if they are fewer, the warm-up goes on.
+        skip_update_on_spike: whether a norm that stands out enters nothing, instead of as e.
+        restart: after how many norms in a row that stand out mu and sigma begin anew with these
+            norms, >= 1; `None` for the published rule. If they are as many as `warmup`, mu and
+            sigma are theirs; if they are fewer, the warm-up goes on.
         measure: what is measured; by default `measures.per_tree()`.
         ord: the order of the norm, p > 0; `None` is 2.
         axis_name: mapped axes over which the gradient is spread.
@@ -147,12 +151,12 @@ def zclip(
         Kumar, Owen, Chowdhury, Güra, *ZClip: adaptive spike mitigation for LLM pre-training*, 2025,
         https://arxiv.org/abs/2504.02507
 
-    Deviations: three, and `restart=None` takes all of them back. A lasting rise of the norms is
-    accepted; the published rule clips it for ever, since sigma shrinks while mu hardly moves. Norms
-    of the warm-up above ten times its median do not enter. Sigma counts as no less than 0.01 mu in
-    the score, so that equal norms in the warm-up do not let every rise be clipped. On ordinary
-    norms none of them changes anything. In any case a zero norm does not enter, and a NaN does not
-    end all clipping.
+    Deviations: three, and `restart=None` takes all of them back, the 0.01 mu above too. A lasting
+    rise of the norms is accepted; the published rule clips it for ever, since sigma shrinks while
+    mu hardly moves. Norms of the warm-up above ten times its median do not enter. Sigma counts as
+    no less than 0.01 mu in the score, so that equal norms in the warm-up do not let every rise be
+    clipped. On ordinary norms none of them changes anything. In any case a zero norm does not
+    enter, and a NaN does not end all clipping.
     """
     repairs = (
         {"outlier": None, "spread": 0.0} if restart is None else {"outlier": 10.0, "spread": 0.01}

@@ -38,7 +38,7 @@ def adaptive(
         multiplier: a number > 0.
         window: how many norms are remembered, >= 1; a Python number.
         warmup: how many norms must have been seen, >= 0; it may exceed the window.
-        initial: a threshold >= 0, which may be infinite.
+        initial: a threshold >= 0; infinite where the scale of the norms is not known.
         measure: what is measured; by default `measures.per_tree()`.
         ord: the order of the norm, p > 0; `None` is 2.
         axis_name: mapped axes over which the gradient is spread.
@@ -102,7 +102,7 @@ def moving_average(
         multiplier: a number > 0.
         window: how many norms are remembered, >= 1; a Python number.
         warmup: how many norms must have been seen, >= 0; it may exceed the window.
-        initial: a threshold > 0, which may be infinite.
+        initial: a threshold > 0; infinite where the scale of the norms is not known.
         measure: what is measured; by default `measures.per_tree()`.
         ord: the order of the norm, p > 0; `None` is 2.
         axis_name: mapped axes over which the gradient is spread.
@@ -261,9 +261,9 @@ def median(
         ScaledAdam of icefall.
 
     Deviations: ScaledAdam weights each tensor's gradient by the root mean square of its parameters,
-    which belongs to that optimizer; here the norm is plain. It does not record the norm of its
-    first step, so that its early thresholds come one step later. There a norm that is not finite
-    enters, and an infinite one makes zeros of the gradient; here `nonfinite` decides.
+    which belongs to that optimizer; here the norm is plain. There the norm of the first step is not
+    recorded, and the early thresholds come one step later. There a norm that is not finite enters,
+    and an infinite one makes zeros of the gradient; here `nonfinite` decides.
     """
     policy = thresholds.periodic_median(multiplier, window=window)
     return clip_by(measure_of(measure, ord, axis_name), policy, nonfinite=nonfinite, name=name)

@@ -21,8 +21,10 @@ learn from the norms that pass by.
 | `periodic_median`    | multiplier x median of the last norms, now and then | window + 3 numbers |
 | `history_percentile` | percentile of all norms                          | 16,258 numbers       |
 
-and around any of them
+Around any of them:
 
+| policy               | tau                                              | state of a group     |
+|----------------------|--------------------------------------------------|----------------------|
 | `scaled`             | tau x a schedule                                 | that of the policy   |
 | `warmup`             | tau x a factor in the first steps                | that of the policy   |
 | `capped`             | no more than a number                            | that of the policy   |

@@ -74,8 +74,8 @@ def second_moment(
         ratio: a number > 0.
         decay: a number in [0, 1).
         every: how many steps lie between two beginnings of v, >= 1; `None` for only one.
-        warmup: for how many steps nothing is clipped then, >= 0; at the start for one fewer, as
-            t begins at 1.
+        warmup: for how many steps nothing is clipped then, >= 0 and below `every`; at the start for
+            one fewer, as t begins at 1.
 
     Returns:
         A policy.
@@ -97,6 +97,8 @@ def second_moment(
     if every is not None:
         _validate.number("every", every, low=1)
     _validate.number("warmup", warmup)
+    if every is not None:
+        _validate.shorter("warmup", warmup, "every", every)
 
     def update_fn(norm, state, *, step, param_norm, **extra_args):
         del param_norm, extra_args

@@ -111,7 +111,7 @@ def z_score(
 ) -> ThresholdPolicy:
     """Clip norms that stand out by their z-score.
 
-    With `s = (n - mu) / (sigma + eps)`, where `s > z`:
+    With `s = (n - mu) / (max(sigma, spread mu) + eps)`, where `s > z`:
     `tau = clip_factor * (mu + z^2 sigma / s)`, and `tau = inf` elsewhere. Then with
     `e = min(n, tau)`: `mu <- decay mu + (1 - decay) e`, and with the new mu
     `sigma^2 <- decay sigma^2 + (1 - decay) (e - mu)^2`.
@@ -128,7 +128,8 @@ def z_score(
         eps: what is added to sigma, >= 0. It does not scale with the norms: let it be far below
             their deviation.
         mode: what a clipped norm is clipped to: `"adaptive"` as above, the less the more it stands
-            out; `"mean"` mu; `"percentile"` `mu + z sigma`, and all norms above that are clipped.
+            out; `"mean"` mu; `"percentile"` `mu + z max(sigma, spread mu)`, and all norms above are
+            clipped.
         clip_factor: a number > 0, for the mode `"adaptive"`.
         skip_update_on_spike: whether a clipped norm enters nothing, instead of entering as e.
         outlier: norms of the warm-up that are more than this many times its median do not enter;
@@ -175,16 +176,20 @@ def z_score(
         mean, deviation = _windows.mean_and_deviation(first, _usual(first, outlier))
         return ZScoreState(mean, deviation, incremented(state.seen), first)
 
+    def least_deviation(state):
+        return jnp.maximum(state.deviation, spread * state.mean)
+
     def score_of(norm, state):
-        deviation = jnp.maximum(state.deviation, spread * state.mean) + eps
+        deviation = least_deviation(state) + eps
         excess = norm - state.mean
         flat = jnp.where(excess > 0, jnp.inf, 0)
         return jnp.where(deviation > 0, excess / jnp.where(deviation > 0, deviation, 1), flat)
 
     def followed(norm, state):
         score = score_of(norm, state)
+        highest = state.mean + z * least_deviation(state)
         if mode == "percentile":
-            aim = state.mean + z * state.deviation
+            aim = highest
             clipped = norm > aim
         else:
             clipped = score > z
@@ -195,6 +200,8 @@ def z_score(
         mean = _averages.moved(state.mean, kept, decay)
         deviation = _averages.moved_root(state.deviation, kept - mean, decay)
         new = ZScoreState(mean, deviation, incremented(state.seen), state.first)
+        # Beside a norm that is not finite stands what no score is needed for.
+        threshold = jnp.where(jnp.isfinite(norm), threshold, highest)
         return threshold, where_groups(clipped, state, new) if skip_update_on_spike else new
 
     def update_fn(norm, state, *, step, param_norm, **extra_args):

@@ -185,13 +185,13 @@ def window_deviation(
     *,
     window: int = 128,
     warmup: int | Array = 64,
-    spread: float | Array = 1e-6,
+    min_sigma: float | Array = 1e-6,
 ) -> ThresholdPolicy:
     """Allow the mean of the last norms and some standard deviations more, the current one excluded.
 
-    `tau = mu + sigmas * max(sigma, spread)` with the mean mu and the population standard deviation
-    sigma of `n_{t-window}, ..., n_{t-1}`; `inf` until `warmup` norms have been seen, and where mu
-    is 0.
+    `tau = mu + sigmas * max(sigma, min_sigma)` with the mean mu and the population standard
+    deviation sigma of `n_{t-window}, ..., n_{t-1}`; `inf` until `warmup` norms have been seen, and
+    where mu is 0.
 
     The norms enter unclipped, zeros too. Sigma is computed anew at each step, about the mean, of
     norms divided by the largest: running sums of squares turn negative, and overflow.
@@ -202,7 +202,7 @@ def window_deviation(
         sigmas: a number >= 0.
         window: how many norms are remembered, >= 1; a Python number.
         warmup: how many norms must have been seen, >= 1; it may exceed the window.
-        spread: the least standard deviation, >= 0.
+        min_sigma: the least standard deviation, >= 0.
 
     Returns:
         A policy.
@@ -222,14 +222,14 @@ def window_deviation(
     _validate.number("sigmas", sigmas)
     _validate.count("window", window)
     _validate.number("warmup", warmup, low=1)
-    _validate.number("spread", spread)
+    _validate.number("min_sigma", min_sigma)
 
     def update_fn(norm, state, *, step, param_norm, **extra_args):
         del step, param_norm, extra_args
         held = _windows.held(state.history)
         mean, deviation = _windows.mean_and_deviation(state.history.values, held)
         usable = (state.history.seen >= warmup) & (mean > 0)
-        threshold = jnp.where(usable, mean + sigmas * jnp.maximum(deviation, spread), jnp.inf)
+        threshold = jnp.where(usable, mean + sigmas * jnp.maximum(deviation, min_sigma), jnp.inf)
         return threshold.astype(norm.dtype), WindowDeviationState(
             _windows.push(state.history, norm)
         )

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -14,7 +15,8 @@ from clipax.thresholds._policy import Threshold, ThresholdPolicy, as_policy
 def scaled(threshold: Threshold, schedule: optax.Schedule) -> ThresholdPolicy:
     """Multiply a threshold by a schedule.
 
-    `tau = schedule(step) * tau_0`; a negative value acts as zero.
+    `tau = schedule(step) * tau_0`; a negative value acts as zero, and an infinite tau_0 stays
+    infinite.
 
     What `threshold` learns it learns as if its own tau_0 had been applied.
 
@@ -52,11 +54,11 @@ def scaled(threshold: Threshold, schedule: optax.Schedule) -> ThresholdPolicy:
 
 
 def _times(threshold: Array, factor: Array, norm: Array) -> Array:
-    """The product; infinite where the threshold is, whatever the factor."""
+    """The product; infinite where the threshold is, unless the factor is NaN."""
     threshold = jnp.broadcast_to(threshold, norm.shape).astype(norm.dtype)
     free = threshold == jnp.inf
     product = jnp.where(free, 1, threshold) * factor.astype(norm.dtype)
-    return jnp.where(free, jnp.inf, product).astype(norm.dtype)
+    return jnp.where(free & (product == product), jnp.inf, product).astype(norm.dtype)
 
 
 def warmup(
@@ -72,7 +74,7 @@ def warmup(
 
     Args:
         threshold: a number, a schedule or a policy.
-        factor: a number > 0.
+        factor: a finite number > 0.
         steps: how many steps the threshold is raised for, >= 0.
 
     Returns:
@@ -91,7 +93,7 @@ def warmup(
     References:
         OLMo, `grad_clip_warmup_steps` and `grad_clip_warmup_factor` of its training options.
     """
-    _validate.number("factor", factor, above=True)
+    _validate.number("factor", factor, high=float(np.finfo(np.float32).max), above=True)
     _validate.number("steps", steps)
     return scaled(threshold, lambda step: jnp.where(jnp.asarray(step) < steps, factor, 1))
 
@@ -153,6 +155,9 @@ def restarted(
 
     `tau = tau_0`; after `patience` norms in a row with `n > ratio * tau_0` the state of `policy`
     becomes what it would be if these were the only norms that it has seen.
+
+    Put what lowers a threshold, such as `capped`, around this and not inside it: "far above" is
+    meant of the threshold that `policy` gives.
 
     A policy that learns from clipped norms alone can be stuck below a new level for thousands of
     steps, or for ever. The price: that many explosions in a row are accepted. A zero norm neither
