@@ -33,6 +33,7 @@ class Row(NamedTuple):
         reset: how many calm steps bring a threshold back after the worst history.
         by_step: whether its threshold depends on the number of the step, so that a step that is not
             finite, which counts as one, moves later thresholds.
+        all_reduces: how many it is compiled to, where that does not follow from its norm.
         error: by how much of the threshold a float32 result is rounded.
         mixes: whether it mixes the entries of a group instead of multiplying them by a factor; it
             then gathers leaves that are spread over devices.
@@ -46,6 +47,7 @@ class Row(NamedTuple):
     fixed: float | None = None
     reset: int = 30
     by_step: bool = False
+    all_reduces: int | None = None
     error: float = 0.0
     mixes: bool = False
 
@@ -157,9 +159,9 @@ CATALOGUE = [
         "quantile_initial", _with(clipax.quantile, initial=0.5, measure=measures.per_leaf()), "leaf"
     ),
     Row("agc", _beside(clipax.agc), "unit"),
-    Row("clippy", _beside(clipax.clippy), "leaf", rule="clippy"),
+    Row("clippy", _beside(clipax.clippy), "leaf", ord=math.inf, rule="clippy"),
     Row("spam", _with(clipax.spam, 4.0, warmup=2), "element", by_step=True),
-    Row("stable_spam", _with(clipax.stable_spam), "leaf", rule="stable_spam"),
+    Row("stable_spam", _with(clipax.stable_spam), "leaf", rule="stable_spam", all_reduces=3),
     Row("delta_clip", _with(clipax.delta_clip, 0.5, delta=0.1), rule="at_least"),
     Row("auto_s", _with(clipax.auto_s, 0.5), rule="stabilized"),
     Row("per_sample", _by(measures.per_tree(), 0.5, rules.per_sample()), rule="stabilized"),
