@@ -129,7 +129,8 @@ def _rescaled(norm, layout, arrays, sums, lost, plain) -> tuple[Array, ...]:
         return jnp.where(b, jnp.where(s == jnp.inf, -k - spare, k), 0)
 
     exponents = [exponent(s, b) for s, b in zip(sums, lost, strict=True)]
-    powers = [(jnp.ldexp(jnp.ones((), s.dtype), k),) for k, s in zip(exponents, sums, strict=True)]
+    # In two halves: of one power the compiler of jax 0.7 makes NaN where all of it is constant.
+    powers = [_powers_of_two(k, s.dtype) for k, s in zip(exponents, sums, strict=True)]
     scaled = _plain(norm, layout, _times(layout, arrays, powers))
     return tuple(
         jnp.where(b, jnp.ldexp(n, -k), old)

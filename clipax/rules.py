@@ -86,7 +86,6 @@ def normalize(norm: Array, threshold: Array) -> Array:
         >>> normalize(jnp.array([0.5, 2.0, 4.0]), jnp.array(2.0)).round(3)
         Array([4. , 1. , 0.5], dtype=float32)
     """
-    threshold = jnp.broadcast_to(threshold, norm.shape)
     free = (norm == 0) | (threshold == jnp.inf)
     factor = _ratio(jnp.where(free, 1, threshold), jnp.where(free, 1, norm))
     largest = jnp.finfo(factor.dtype).max  # an infinite factor would make NaN of zero entries
@@ -149,7 +148,6 @@ def smooth_root(norm: Array, threshold: Array) -> Array:
         via spectral clipping*, 2026, https://arxiv.org/abs/2603.14315, which leaves the others
         alone and so jumps at tau.
     """
-    threshold = jnp.broadcast_to(threshold, norm.shape)
     free = (norm == 0) | (threshold == jnp.inf)
     n, tau = jnp.where(free, 1, norm), jnp.where(free, 1, threshold)
     largest = jnp.maximum(n, tau)
@@ -180,7 +178,6 @@ def trust_region(norm: Array, threshold: Array) -> Array:
     References:
         HeavyBall, `trust_region_clip_`, by default for the updates of its PSGD optimizers.
     """
-    threshold = jnp.broadcast_to(threshold, norm.shape)
     free = (norm == 0) | (threshold == jnp.inf) | (threshold == 0)
     n, tau = jnp.where(free, 1, norm), jnp.where(free, 1, threshold)
     x = jnp.minimum(_ratio(n, 0.75 * tau), 2.0**60)

@@ -273,3 +273,13 @@ def test_float32_beside_float64_is_measured_in_float64():
         np.testing.assert_allclose(together, [1e-200, 2**0.5, 0], rtol=1e-15)
         apart = measures.per_unit().norms(tree).values
         assert apart["a"].dtype == jnp.float64 and apart["b"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("zeros", [np.s_[:, 1], np.s_[:]], ids=["a unit", "all"])
+def test_norm_of_constants_is_a_number(zeros):
+    """Where all is known, the compiler does the sums, by other means."""
+    array = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    array[zeros] = 0
+    measure = measures.per_unit()
+    (norms,) = jax.jit(lambda: measure.norms([jnp.asarray(array)]).values)()
+    np.testing.assert_allclose(norms[0], np.linalg.norm(array, axis=0), rtol=1e-6)
