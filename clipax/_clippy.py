@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from clipax import _validate, measures, rules
-from clipax._core import initial_state, without_nonfinite
+from clipax._core import initial_state, required, without_nonfinite
 from clipax._scale import scale
 from clipax._state import ClipState
 from clipax._trees import incremented, is_measured
@@ -72,11 +72,7 @@ def clippy(
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError(
-                f"{name or 'this clipper'} is relative to the parameters: "
-                "call `update(updates, state, params)`"
-            )
+        params = required(params, name)
 
         def norms_of(tree):
             return measure.norms(jax.tree.map(share, tree, params))

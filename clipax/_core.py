@@ -198,13 +198,18 @@ def _check_groups(norm: Array, policy_state: Any) -> None:
             raise ValueError(_OTHER_TREE.format(f"norms of shape {norm.shape}", f"{groups}"))
 
 
-def _parameter_norms(given: Given) -> Any:
-    if given.params is None:
+def required(params: optax.Params | None, name: str | None) -> optax.Params:
+    """The parameters; a ValueError where a clipper relative to them is not given them."""
+    if params is None:
         raise ValueError(
-            f"{given.name or 'this clipper'} has a threshold relative to the parameters: "
+            f"{name or 'this clipper'} has a threshold relative to the parameters: "
             "call `update(updates, state, params)`"
         )
-    return given.measure.norms(given.params).values
+    return params
+
+
+def _parameter_norms(given: Given) -> Any:
+    return given.measure.norms(required(given.params, given.name)).values
 
 
 def without_nonfinite(leaf: Any) -> Any:

@@ -15,6 +15,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from clipax import rules
+from clipax._norms import exponent_of, powers_of_two
 
 
 class Spectrum(NamedTuple):
@@ -343,13 +344,13 @@ def _frobenius(x: Array) -> Array:
 def _exponent(x: Array) -> Array:
     """The k with which the entries of 2^-k x are at most 1; 0 for a zero matrix."""
     peak = jnp.max(abs(x), axis=(-2, -1), keepdims=True)
-    return jnp.where((peak > 0) & (peak < jnp.inf), jnp.frexp(peak)[1], 0)
+    return exponent_of(peak)
 
 
 def _times_power(x: Array, k: Array) -> Array:
-    """`2^k x` by two factors: 2^k itself may be out of range."""
-    one, half = jnp.ones((), jnp.finfo(x.dtype).dtype), k // 2
-    return x * jnp.ldexp(one, half) * jnp.ldexp(one, k - half)
+    """`2^k x`."""
+    first, second = powers_of_two(k, jnp.finfo(x.dtype).dtype)
+    return x * first * second
 
 
 def as_tall(x: Any) -> Array:

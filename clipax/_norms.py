@@ -80,7 +80,7 @@ def _norms_jvp(norm, layout, primals, tangents):
     """Differentiates the plain formula at `x / 2^k` near 1: it is safe there, of the same slope."""
     (arrays,), (tangents,) = primals, tangents
     values = _norms(norm, layout, arrays)
-    factors = [_powers_of_two(-_exponent(lax.stop_gradient(n)), n.dtype) for n in values]
+    factors = [powers_of_two(-exponent_of(lax.stop_gradient(n)), n.dtype) for n in values]
     units = _times(layout, arrays, factors)
     plain = functools.partial(_plain, norm, layout)
     return values, jax.jvp(plain, (units,), (_wide(layout, tangents),))[1]
@@ -130,7 +130,7 @@ def _rescaled(norm, layout, arrays, sums, lost, plain) -> tuple[Array, ...]:
 
     exponents = [exponent(s, b) for s, b in zip(sums, lost, strict=True)]
     # In two halves: of one power the compiler of jax 0.7 makes NaN where all of it is constant.
-    powers = [_powers_of_two(k, s.dtype) for k, s in zip(exponents, sums, strict=True)]
+    powers = [powers_of_two(k, s.dtype) for k, s in zip(exponents, sums, strict=True)]
     scaled = _plain(norm, layout, _times(layout, arrays, powers))
     return tuple(
         jnp.where(b, jnp.ldexp(n, -k), old)
@@ -141,10 +141,10 @@ def _rescaled(norm, layout, arrays, sums, lost, plain) -> tuple[Array, ...]:
 def _over_maximum(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array, ...]:
     """The norm of `x / max|x|`, times the maximum: for powers that have no safe range."""
     maxima = _plain(Norm(math.inf), layout, arrays)
-    exponents = [_exponent(m) for m in maxima]
+    exponents = [exponent_of(m) for m in maxima]
     mantissas = [_mantissa(m) for m in maxima]
     factors = [
-        (*_powers_of_two(-k, m.dtype), 1 / m) for k, m in zip(exponents, mantissas, strict=True)
+        (*powers_of_two(-k, m.dtype), 1 / m) for k, m in zip(exponents, mantissas, strict=True)
     ]
     # The root is taken in two halves: max|x| s^(1/p) may be representable where s^(1/p) is not.
     halved = norm._replace(p=2 * norm.p)
@@ -152,7 +152,7 @@ def _over_maximum(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[
     halves = _roots(halved, layout, arrays, sums)
 
     def back(half: Array, k: Array, mantissa: Array, maximum: Array) -> Array:
-        first, second = _powers_of_two(k, half.dtype)
+        first, second = powers_of_two(k, half.dtype)
         return jnp.maximum(maximum, (half * first * mantissa) * (half * second))
 
     return tuple(map(back, halves, exponents, mantissas, maxima))
@@ -270,7 +270,7 @@ def entries(vectors: tuple[Array, ...], indices: Sequence[int]) -> list[tuple[Ar
     ]
 
 
-def _powers_of_two(k: Array, dtype) -> tuple[Array, Array]:
+def powers_of_two(k: Array, dtype) -> tuple[Array, Array]:
     """Two factors of 2^k, which may be out of range itself.
 
     Entries are multiplied by them and not divided by 2^-k: compilers turn that into a product with
@@ -280,7 +280,7 @@ def _powers_of_two(k: Array, dtype) -> tuple[Array, Array]:
     return jnp.ldexp(one, half), jnp.ldexp(one, k - half)
 
 
-def _exponent(n: Array) -> Array:
+def exponent_of(n: Array) -> Array:
     """The k with 2^(k-1) <= n < 2^k; 0 where n is not positive and finite."""
     return jnp.where((n > 0) & (n < jnp.inf), jnp.frexp(n)[1], 0)
 

@@ -12,7 +12,7 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from clipax import _matrices, _validate, measures
-from clipax._core import Given, follow, initial_state
+from clipax._core import Given, follow, initial_state, without_nonfinite
 from clipax._matrices import RULES, Spectrum
 from clipax._scale import like, scale
 from clipax._state import ClipState, Metrics, observe
@@ -162,11 +162,16 @@ def _spectra(method: str, matrices: list[Array]) -> list[tuple[Array, Spectrum]]
     """The norms, NaN where an entry is not finite, and the spectra without these entries."""
 
     def measured(x: Array) -> tuple[Array, Spectrum]:
-        known = _matrices.spectrum(method, _matrices.as_tall(_finite(_wide(_gathered(x)))))
+        known = _matrices.spectrum(method, _stack(x))
         finite = jnp.all(jnp.isfinite(x), axis=(-2, -1), keepdims=True)
         return jnp.where(finite, known.norm, jnp.nan), known
 
     return [measured(x) for x in matrices]
+
+
+def _stack(x: Array) -> Array:
+    """What the functions of matrices take: whole, wide, finite, no wider than tall."""
+    return _matrices.as_tall(without_nonfinite(_wide(_gathered(x))))
 
 
 def _clip(options, updates, norms: Norms, spectra, thresholds, metrics) -> tuple[Any, Any]:
@@ -185,7 +190,7 @@ def _clip(options, updates, norms: Norms, spectra, thresholds, metrics) -> tuple
 def _clip_arrays(options: _Options, leaves, norms, thresholds, spectra, metrics):
     """`_clip` for arrays only. The `jit` makes one dispatch of it for eager callers."""
     if options.nonfinite == "sanitize":
-        leaves = [_finite(x) for x in leaves]
+        leaves = [without_nonfinite(x) for x in leaves]
     clipped, factors = [], []
     for x, norm, threshold, known in zip(leaves, norms, thresholds, spectra, strict=True):
         threshold = jnp.broadcast_to(threshold, norm.shape)
@@ -209,8 +214,7 @@ def _clip_vector(options: _Options, x, norm, clean, threshold) -> Array:
 
 
 def _clip_matrices(options: _Options, x, norm, known: Spectrum, threshold) -> Array:
-    tall = _matrices.as_tall(_finite(_wide(_gathered(x))))
-    tall = _matrices.clipped(options.rule, options.method, tall, known, threshold)
+    tall = _matrices.clipped(options.rule, options.method, _stack(x), known, threshold)
     clipped = _spread(_matrices.as_before(x, tall).astype(x.dtype), x)
     within = RULES[options.rule](known.norm, threshold) == 1
     return like(x, _where_lost(options, norm, threshold, jnp.where(within, x, clipped)))
@@ -246,7 +250,3 @@ def _placed(x: Array, kind: Any, spec: Iterable[Any]) -> Array:
 
 def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _finite(x: Array) -> Array:
-    return jnp.where(jnp.isfinite(x), x, 0)

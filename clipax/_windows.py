@@ -19,9 +19,13 @@ class Ring(NamedTuple):
 
 def ring(window: int, like: Array, fill: float) -> Ring:
     """A window filled with `fill` for groups like the zeros `like`."""
+    return Ring(filled(window, like, fill), no_count(like), no_count(like))
+
+
+def filled(window: int, like: Array, fill: float) -> Array:
+    """The bare places of a window."""
     column = jnp.full((window,) + (1,) * like.ndim, fill, like.dtype)
-    values = column + like[None]  # a sum has the sharding of `like`
-    return Ring(values, no_count(like), no_count(like))
+    return column + like[None]  # a sum has the sharding of `like`
 
 
 def no_count(like: Array) -> Array:
@@ -31,8 +35,7 @@ def no_count(like: Array) -> Array:
 
 def slot(ring: Ring) -> Array:
     """Where the next value goes. A comparison, as slices of a sharded state cannot be updated."""
-    steps = jax.lax.broadcasted_iota(jnp.int32, ring.values.shape, 0)
-    return steps == ring.position[None]
+    return _places(ring) == ring.position[None]
 
 
 def push(ring: Ring, value: Array) -> Ring:
@@ -62,8 +65,11 @@ def mean(ring: Ring) -> Array:
 
 def held(ring: Ring) -> Array:
     """Which places of a ring hold a value."""
-    steps = jax.lax.broadcasted_iota(jnp.int32, ring.values.shape, 0)
-    return steps < ring.seen[None]
+    return _places(ring) < ring.seen[None]
+
+
+def _places(ring: Ring) -> Array:
+    return jax.lax.broadcasted_iota(jnp.int32, ring.values.shape, 0)
 
 
 def insert(ascending: Array, new: Array) -> Array:

@@ -34,8 +34,7 @@ def momentum_reset(
 
     At each multiple t of `every`, t = 1 being the first step, all arrays of floating-point numbers
     in the state of `inner` become what they were at `init`, but for those of clippers, and counters
-    go on. The updates of the
-    steps `t + s` with `0 <= s < warmup` are then multiplied by
+    go on. The updates of the steps `t + s` with `0 <= s < warmup` are then multiplied by
     `1 - 0.495 (1 + cos(pi s / (warmup + 1)))`.
 
     State: that of `inner` and 1 number.

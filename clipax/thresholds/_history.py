@@ -67,7 +67,7 @@ def history_percentile(percentile: float | Array = 10.0) -> ThresholdPolicy:
     _validate.number("percentile", percentile, high=100)
 
     def init_fn(norm):
-        counts = _windows.ring(_BINS, _windows.no_count(norm), 0).values
+        counts = _windows.filled(_BINS, _windows.no_count(norm), 0)
         smallest = norm + jnp.asarray(jnp.inf, norm.dtype)
         return HistoryPercentileState(counts, smallest, jnp.copy(norm))
 

@@ -94,10 +94,9 @@ def second_moment(
     """
     _validate.number("ratio", ratio, above=True)
     _validate.number("decay", decay, high=1, below=True)
-    if every is not None:
-        _validate.number("every", every, low=1)
     _validate.number("warmup", warmup)
     if every is not None:
+        _validate.number("every", every, low=1)
         _validate.shorter("warmup", warmup, "every", every)
 
     def update_fn(norm, state, *, step, param_norm, **extra_args):

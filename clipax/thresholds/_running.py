@@ -168,7 +168,7 @@ def z_score(
     _validate.number("spread", spread)
 
     def init_fn(norm):
-        first = _windows.ring(warmup, norm, jnp.inf).values
+        first = _windows.filled(warmup, norm, jnp.inf)
         return ZScoreState(jnp.copy(norm), jnp.copy(norm), _windows.no_count(norm), first)
 
     def started(norm, state):

@@ -300,7 +300,7 @@ def periodic_median(
 
     def init_fn(norm):
         threshold = norm + jnp.asarray(jnp.inf, norm.dtype)
-        ascending = _windows.ring(window, norm, jnp.inf).values
+        ascending = _windows.filled(window, norm, jnp.inf)
         return PeriodicMedianState(
             threshold, _windows.no_count(norm), ascending, _windows.no_count(norm)
         )
