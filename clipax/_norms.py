@@ -10,7 +10,7 @@ one is all zeros.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,10 +132,12 @@ def _rescaled(norm, layout, arrays, sums, lost, plain) -> tuple[Array, ...]:
     # In two halves: of one power the compiler of jax 0.7 makes NaN where all of it is constant.
     powers = [powers_of_two(k, s.dtype) for k, s in zip(exponents, sums, strict=True)]
     scaled = _plain(norm, layout, _times(layout, arrays, powers))
-    return tuple(
-        jnp.where(b, jnp.ldexp(n, -k), old)
-        for b, n, k, old in zip(lost, scaled, exponents, plain, strict=True)
-    )
+
+    def back(b: Array, n: Array, k: Array, old: Array) -> Array:
+        first, second = powers_of_two(-k, n.dtype)
+        return jnp.where(b, n * first * second, old)
+
+    return tuple(map(back, lost, scaled, exponents, plain))
 
 
 def _over_maximum(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -270,24 +272,45 @@ def entries(vectors: tuple[Array, ...], indices: Sequence[int]) -> list[tuple[Ar
     ]
 
 
+# Powers of two are put together from their bits: `ldexp` and `frexp` are dozens of operations each,
+# which the compiler would meet once for every array.
+
+
 def powers_of_two(k: Array, dtype) -> tuple[Array, Array]:
     """Two factors of 2^k, which may be out of range itself.
 
     Entries are multiplied by them and not divided by 2^-k: compilers turn that into a product with
     a reciprocal, which may flush to zero.
     """
-    one, half = jnp.ones((), dtype), k // 2
-    return jnp.ldexp(one, half), jnp.ldexp(one, k - half)
+    bits, integer = jnp.finfo(dtype), _integer(dtype)
+    half = k >> 1
+
+    def power(k: Array) -> Array:
+        biased = k.astype(integer) + (1 - int(bits.minexp))
+        return lax.bitcast_convert_type(biased << int(bits.nmant), dtype)
+
+    return power(half), power(k - half)
 
 
 def exponent_of(n: Array) -> Array:
-    """The k with 2^(k-1) <= n < 2^k; 0 where n is not positive and finite."""
-    return jnp.where((n > 0) & (n < jnp.inf), jnp.frexp(n)[1], 0)
+    """The k with 2^(k-1) <= n < 2^k, for a subnormal n that of the smallest normal number less one.
+
+    0 where n is not positive and finite.
+    """
+    bits = jnp.finfo(n.dtype)
+    biased = lax.bitcast_convert_type(n, _integer(n.dtype)) >> int(bits.nmant)
+    k = biased.astype(jnp.int32) + int(bits.minexp)
+    return jnp.where((n > 0) & (n < jnp.inf), k, 0)
+
+
+def _integer(dtype) -> Any:
+    return jnp.dtype(f"int{jnp.dtype(dtype).itemsize * 8}")
 
 
 def _mantissa(n: Array) -> Array:
     """`n / 2^k`; 1 where n is not positive and finite."""
-    return jnp.where((n > 0) & (n < jnp.inf), jnp.frexp(n)[0], 1)
+    first, second = powers_of_two(-exponent_of(n), n.dtype)
+    return jnp.where((n > 0) & (n < jnp.inf), n * first * second, 1)
 
 
 def _wide(layout: Layout, arrays: Sequence[Array]) -> list[Array]:

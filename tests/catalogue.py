@@ -53,7 +53,13 @@ class Row(NamedTuple):
 
 
 def _with(clipper, *args, **kwargs):
-    return functools.cache(functools.partial(clipper, *args, **kwargs))
+    return _once(functools.partial(clipper, *args, **kwargs))
+
+
+def _once(make):
+    """`make`, called once for the same options."""
+    kept = functools.cache(make)
+    return lambda nonfinite="propagate", name=None: kept(nonfinite=nonfinite, name=name)
 
 
 def _by(measure, threshold, rule=rules.rescale):
@@ -72,7 +78,7 @@ def _beside(clipper, *args, **kwargs):
 
         return optax.GradientTransformationExtraArgs(inner.init, update)
 
-    return functools.cache(make)
+    return _once(make)
 
 
 def _quarter(leaf: Any) -> Any:
@@ -80,7 +86,7 @@ def _quarter(leaf: Any) -> Any:
     return jnp.full_like(leaf, 0.25) if jnp.issubdtype(dtype, jnp.inexact) else leaf
 
 
-LABELS = {"dense": "a", "cell": "b", "scalar": "a", "rest": "b"}
+LABELS = {"dense": "a", "cell": "b", "scalar": "b", "rest": "b"}
 
 
 def label_of(path: str) -> str:
@@ -91,7 +97,7 @@ def _spectral(name, threshold=0.5, **options):
     rule = "soft_spectral" if options.get("rule") == "soft" else "spectral"
     fixed = threshold if isinstance(threshold, float) else None
     make = _with(clipax.spectral, threshold, **options)
-    return Row(name, make, "matrix", "spectral", rule, fixed, error=2e-6, mixes=True)
+    return Row(name, make, "matrix", "spectral", rule, fixed, error=8e-6, mixes=True)
 
 
 DIFFERENT = {"a": 0.5, "b": thresholds.moving_mean(2.0, window=5, initial=1.0)}
@@ -186,7 +192,7 @@ BY_NAME = {row.name: row for row in CATALOGUE}
 
 
 def mixed(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
-    """Every kind of leaf at once."""
+    """Every kind of leaf at once; the scalar is weakly typed."""
     rng = np.random.default_rng(seed)
 
     def leaf(*shape, dtype=jnp.float32):
@@ -195,7 +201,7 @@ def mixed(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
     return {
         "dense": {"kernel": leaf(4, 3), "bias": leaf(3, dtype=jnp.bfloat16)},
         "cell": [leaf(2, 3, 2, dtype=jnp.float16), leaf(3, dtype=jnp.complex64), None],
-        "scalar": leaf(),
+        "scalar": jnp.asarray(rng.normal() * scale),
         "rest": {
             "empty": jnp.zeros((0, 2)),
             "count": jnp.arange(3),
@@ -208,7 +214,7 @@ def mixed(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
 def plain(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
     """Two layers of float32."""
     rng = np.random.default_rng(seed)
-    sizes = {"dense": {"kernel": (4, 3), "bias": (3,)}, "cell": {"kernel": (3, 2)}, "scalar": ()}
+    sizes = {"dense": {"kernel": (4, 3), "bias": (3,)}, "scalar": ()}
     return jax.tree.map(
         lambda shape: jnp.asarray(rng.normal(size=shape) * scale, jnp.float32),
         sizes,
@@ -243,7 +249,7 @@ TREES = {
     "float0": [np.zeros(3, jax.dtypes.float0), jnp.ones((2, 2))],
     "one_leaf": jnp.asarray([[3.0, 4.0]]),
     "bare_list": [jnp.ones(2), jnp.full((3,), 2.0)],
-    "three_hundred": _many(300),
+    "hundred": _many(100),
 }
 
 

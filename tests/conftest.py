@@ -1,7 +1,28 @@
-"""Keeps the tests for several devices out of a process that has one."""
+"""Which process runs which tests: several devices apart, all laws of a clipper in one."""
 
 import os
+import re
+
+from xdist.scheduler import LoadScopeScheduling
 
 DEVICES = "--xla_force_host_platform_device_count=8"
 
 collect_ignore = [] if DEVICES in os.environ.get("XLA_FLAGS", "") else ["devices"]
+
+
+class _ByClipper(LoadScopeScheduling):
+    """Gives a process all laws of one clipper, so that it compiles it once; other tests by files.
+
+    The name of the clipper stands last in what `pytest` adds to the name of a law.
+    """
+
+    def _split_scope(self, nodeid):
+        file, _, test = nodeid.partition("::")
+        if file.startswith("tests/test_laws_"):
+            clipper = re.search(r"[\[-](\w+)\]$", test)
+            return clipper[1] if clipper else file
+        return nodeid if file == "tests/test_devices.py" else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return _ByClipper(config, log)

@@ -1,4 +1,4 @@
-"""Runs `tests/devices` on eight virtual devices, in a process of its own.
+"""Runs `tests/devices` on eight virtual devices, in processes of their own.
 
 Code takes other paths on one device, and both must be tested.
 """
@@ -8,14 +8,17 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from conftest import DEVICES
 
-FOLDER = pathlib.Path(__file__).parent / "devices"
+FILES = sorted((pathlib.Path(__file__).parent / "devices").glob("test_*.py"))
 
 
-def test_laws_hold_on_eight_devices():
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_laws_hold_on_eight_devices(file):
     flags = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}"
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(FOLDER)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(file)]
     done = subprocess.run(
         command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True
     )

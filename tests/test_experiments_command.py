@@ -152,10 +152,19 @@ def test_killed_and_started_again_it_gives_the_same_numbers(smoke, environment, 
     assert _numbers(tmp_path).equals(_numbers(smoke[0]))
 
 
+# A program that a shell started in the background, these tests perhaps, ignores the signal.
+_INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("experiments", run_name="__main__")
+"""
+
+
 def test_interrupted_it_leaves_with_a_word_on_how_to_go_on(environment, tmp_path):
     pytest.importorskip("music21", reason="needs the package music21")
     process = subprocess.Popen(
-        _command(tmp_path), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        [sys.executable, "-c", _INTERRUPTIBLE, *_command(tmp_path)[3:]],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
     _wait_for_groups(tmp_path, process, 1)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from catalogue import group_arrays, group_norms, inexact, label_of, mixed, plain, with_dtype
-from laws import assert_same_bits, every, jitted, rows, run, series
+from laws import assert_same_bits, every, rows, run, series
 
 import clipax
 
@@ -45,17 +45,18 @@ def test_extreme_gradients_are_clipped_to_their_thresholds(row, magnitude):
 
 @every
 def test_float16_of_60000_is_not_lost(row):
-    gradient = with_dtype(plain(6), jnp.float16)
-    gradient["dense"]["kernel"] = jnp.full((4, 3), 60000, jnp.float16)
-    (result,), _ = run(row.make(), [gradient])
-    assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(result))
+    gradient = mixed(6)
+    gradient["cell"][0] = jnp.full((2, 3, 2), 60000, jnp.float16)
+    (result,), _ = run_mixed(row.make(), [gradient])
+    finite = [np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(result) if inexact(x)]
+    assert all(finite)
     if row.rule != "skip":
-        assert np.all(np.asarray(result["dense"]["kernel"]) > 0)
+        assert np.all(np.asarray(result["cell"][0]) > 0)
 
 
 @every
 def test_dtypes_shapes_and_weak_types_are_kept(row):
-    gradient = {**mixed(), "scalar": jnp.asarray(3.0)}
+    gradient = mixed()
     assert gradient["scalar"].weak_type
     assert_kept(row.make(), gradient)
 
@@ -94,10 +95,9 @@ def test_norm_never_exceeds_threshold(row, dtype):
 
 @rows("rescale", "spectral", fixed=False)
 def test_norm_never_exceeds_a_moving_threshold(row):
-    clipper = row.make()
-    state, update = clipper.init(plain()), jitted(clipper)
+    clipper, state = row.make(), None
     for gradient in series(30):
-        result, state = update(gradient, state)
+        (result,), state = run(clipper, [gradient], state)
         values = clipax.metrics(state)
         if row.groups == "tree":
             allowed = max(

@@ -111,9 +111,10 @@ def test_entries_near_the_largest_number_of_each_dtype_are_measured(groups, dtyp
         check(groups, [jnp.full((40, 3), 60000, dtype), jnp.full(7, -65504, dtype)])
 
 
-def test_norm_of_a_thousand_leaves_of_bfloat16_is_right():
-    tree = [jnp.ones(1, jnp.bfloat16) for _ in range(1000)]
-    assert float(measures.per_tree().norms(tree).values[0]) == pytest.approx(31.6228, rel=1e-6)
+def test_norm_of_hundreds_of_leaves_of_bfloat16_is_right():
+    """A sum in bfloat16 gets stuck at 256."""
+    tree = [jnp.ones(1, jnp.bfloat16) for _ in range(400)]
+    assert float(measures.per_tree().norms(tree).values[0]) == pytest.approx(20, rel=1e-6)
 
 
 def test_norm_of_many_16_bit_entries_is_right():

@@ -86,6 +86,4 @@ def test_added_method_keeps_the_law(law):
 
 
 def test_added_method_ignores_what_is_not_finite():
-    test_laws_nonfinite.test_nonfinite_step_leaves_the_state_as_if_it_had_not_been(
-        added_row(), "zero", 3
-    )
+    test_laws_nonfinite.test_nonfinite_step_leaves_the_state_as_if_it_had_not_been(added_row(), 3)

@@ -1,125 +1,22 @@
-"""Law 12: the norm is that of the whole logical gradient, and costs one small all-reduce."""
+"""Law 12 for mapped axes: inside `shard_map` and `pmap` the norm is that of the whole gradient."""
 
 import functools
 import math
-import re
 
 import chex
 import jax
 import numpy as np
 import optax
 import pytest
-from absl.testing import parameterized
-from catalogue import CATALOGUE, INSIDE_LEAVES, label_of
-from jax.sharding import AxisType, NamedSharding
+from catalogue import label_of
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from spread import gradient, mesh_of, run
 
 import clipax
 from clipax import measures
 
 pytestmark = pytest.mark.devices
-every = pytest.mark.parametrize("row", CATALOGUE, ids=[row.name for row in CATALOGUE])
-kinds = pytest.mark.parametrize(
-    "kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"]
-)
-SPECS = {
-    "dense": {"kernel": P("i", None), "bias": P("i")},
-    "cell": {"kernel": P(None, "i")},
-    "scalar": P(),
-}
-
-
-def gradient(seed=0, scale=1.0, dtype=np.float32):
-    rng = np.random.default_rng(seed)
-    shapes = {"dense": {"kernel": (16, 8), "bias": (8,)}, "cell": {"kernel": (3, 16)}, "scalar": ()}
-    return jax.tree.map(
-        lambda shape: np.asarray(rng.normal(size=shape) * scale, dtype),
-        shapes,
-        is_leaf=lambda x: isinstance(x, tuple),
-    )
-
-
-def sharded(tree, mesh):
-    shardings = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), SPECS, is_leaf=lambda x: isinstance(x, P)
-    )
-    return jax.device_put(tree, shardings)
-
-
-def mesh_of(kind=AxisType.Auto):
-    return jax.make_mesh((8,), ("i",), axis_types=(kind,))
-
-
-def set_mesh(mesh):
-    return jax.set_mesh(mesh) if hasattr(jax, "set_mesh") else jax.sharding.use_mesh(mesh)
-
-
-def run(clipper, gradients):
-    state = clipper.init(gradients[0])
-    update = jax.jit(clipper.update)
-    for g in gradients:
-        result, state = update(g, state)
-    return result, state
-
-
-def collectives(clipper, tree):
-    state = clipper.init(tree)
-    text = jax.jit(lambda g, s: clipper.update(g, s)).lower(tree, state).compile().as_text()
-    names = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
-    return {n: len(re.findall(rf"= .*\b{n}(?:-start)?\(", text)) for n in names}
-
-
-# Sharded jit
-
-
-@every
-@kinds
-def test_sharded_jit_equals_one_device(row, kind):
-    gradients = [gradient(i, 3.0**i) for i in range(3)]
-    expected, state = run(row.make(), gradients)
-    mesh = mesh_of(kind)
-    with set_mesh(mesh):
-        placed = [sharded(g, mesh) for g in gradients]
-        result, sharded_state = run(row.make(), placed)
-        chex.assert_trees_all_close(result, expected, rtol=1e-6, atol=1e-7 + row.error)
-        chex.assert_trees_all_close(sharded_state, state, rtol=1e-6)
-        for x, g in zip(jax.tree.leaves(result), jax.tree.leaves(placed[0]), strict=True):
-            assert x.sharding.is_equivalent_to(g.sharding, g.ndim)
-        if row.groups not in INSIDE_LEAVES:
-            assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(sharded_state))
-
-
-@every
-def test_measure_costs_one_all_reduce_and_moves_no_leaf(row):
-    """One in the usual path, counted by what a plain sum of squares needs, one in the fallback."""
-    mesh = mesh_of()
-    with set_mesh(mesh):
-        tree = sharded(gradient(), mesh)
-        once = collectives(optax.clip_by_global_norm(1.0), tree)["all-reduce"]
-        count = collectives(row.make(), tree)
-    if row.mixes:
-        assert sum(count.values()) > 0
-        return
-    assert count["all-gather"] == count["all-to-all"] == count["collective-permute"] == 0
-    if row.groups == "element":
-        assert count["all-reduce"] == 0
-    elif row.groups != "unit":
-        of_the_norm = 1 if row.ord in (1, math.inf) else 2  # one more in the fallback
-        assert count["all-reduce"] == once * (row.all_reduces or of_the_norm)
-
-
-def test_nonfinite_entry_on_one_device_is_decided_alike_on_all():
-    mesh = mesh_of()
-    bad = gradient()
-    bad["dense"]["kernel"][13, 2] = np.nan
-    clipper = clipax.adaptive(warmup=1, nonfinite="zero")
-    result, state = run(clipper, [sharded(gradient(), mesh), sharded(bad, mesh)])
-    assert all(not np.any(x) for x in jax.tree.leaves(result))
-    _, expected = run(clipper, [gradient()])
-    chex.assert_trees_all_equal(state.policy, expected.policy)
-
-
-# shard_map and pmap
 
 SPREAD = {
     "global_norm": lambda a: clipax.global_norm(0.5, axis_name=a),
@@ -136,12 +33,26 @@ SPREAD = {
     ),
     "block_rms": lambda a: clipax.clip_by(measures.per_leaf(measures.rms, axis_name=a), 0.1),
 }
-spread = pytest.mark.parametrize("make", SPREAD.values(), ids=SPREAD)
+spread = pytest.mark.parametrize(
+    "make", [functools.cache(make) for make in SPREAD.values()], ids=SPREAD
+)
 FLAT = {"dense": {"kernel": P("i", None), "bias": P("i")}, "cell": {"kernel": P(None, "i")}}
 
 
 def without_scalar(seed=0, scale=1.0):
     return {k: v for k, v in gradient(seed, scale).items() if k != "scalar"}
+
+
+@functools.cache
+def mapped(clipper, check_vma):
+    update = jax.shard_map(
+        lambda g, s: clipper.update(g, s),
+        mesh=mesh_of(),
+        in_specs=(FLAT, P()),
+        out_specs=(FLAT, P()),
+        check_vma=check_vma,
+    )
+    return jax.jit(update)
 
 
 @spread
@@ -150,17 +61,8 @@ def without_scalar(seed=0, scale=1.0):
 def test_shard_map_equals_one_device(make, check_vma, magnitude):
     gradients = [without_scalar(i, magnitude) for i in range(2)]
     expected, expected_state = run(make(None), gradients)
-    clipper = make("i")
-    state = clipper.init(gradients[0])  # outside of the mapped function
-    update = jax.jit(
-        jax.shard_map(
-            lambda g, s: clipper.update(g, s),
-            mesh=mesh_of(),
-            in_specs=(FLAT, P()),
-            out_specs=(FLAT, P()),
-            check_vma=check_vma,
-        )
-    )
+    state = make("i").init(gradients[0])  # outside of the mapped function
+    update = mapped(make("i"), check_vma)
     for g in gradients:
         result, state = update(g, state)
     chex.assert_trees_all_close(result, expected, rtol=1e-6)
@@ -252,16 +154,3 @@ def test_pmap_with_averaged_gradients_needs_no_axis_name():
     mean = shards.mean(0)
     expected = -mean * min(1.0, 0.1 / np.linalg.norm(mean))
     np.testing.assert_allclose(result, np.tile(expected, (8, 1)), rtol=1e-5)
-
-
-class PmapVariantTest(chex.TestCase):
-    """The chex variant that needs several devices."""
-
-    @chex.variants(with_pmap=True)
-    @parameterized.named_parameters((row.name, row) for row in CATALOGUE)
-    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-    def test_pmap_equals_jit(self, row):
-        clipper, g = row.make(), gradient(1, 2.0)
-        expected, _ = run(clipper, [g])
-        result, _ = self.variant(functools.partial(clipper.update))(g, clipper.init(g))
-        chex.assert_trees_all_close(result, expected, rtol=1e-6)
