@@ -18,6 +18,7 @@ from clipax._clippers.windows import adaptive, autoclip, history_sigma, median, 
 from clipax._clippy import clippy
 from clipax._core import clip_by
 from clipax._observe import clip, metrics
+from clipax._skip_spikes import skip_spikes
 from clipax._spam import spam, stable_spam
 from clipax._spectral import spectral
 from clipax._value import value
@@ -53,6 +54,7 @@ __all__ = [
     "per_leaf",
     "quantile",
     "rules",
+    "skip_spikes",
     "smooth",
     "spam",
     "spectral",

@@ -10,6 +10,7 @@ from jax import Array
 from jax.tree_util import SequenceKey
 
 from clipax import _validate
+from clipax._skip_spikes import Spikes
 from clipax._state import ClipState
 
 
@@ -20,7 +21,7 @@ def metrics(opt_state: Any) -> dict[str, Array]:
         opt_state: any nested state of optax, with any number of clippers in it.
 
     Returns:
-        A dict of scalars, `{}` if there is no clipper:
+        A dict of scalars, `{}` if there is nothing to tell. Of a clipper:
 
         * `norm`: the largest norm of a group before clipping
         * `threshold`: the threshold of that group
@@ -35,7 +36,8 @@ def metrics(opt_state: Any) -> dict[str, Array]:
         or `"<position>/norm"`, the position being the indices of the enclosing chains, or the
         names that `optax.named_chain` gave, joined by `/`. A name that occurs twice has its
         position before it, and a position that does has the fields of the enclosing states in it.
-        A state that was made under `vmap` gives arrays.
+        A state that was made under `vmap` gives arrays. What `skip_spikes` tells stands beside
+        that, under its name.
 
     Example:
         >>> optimizer = optax.chain(clipax.global_norm(1.0), optax.adam(1e-3))
@@ -50,16 +52,17 @@ def metrics(opt_state: Any) -> dict[str, Array]:
         clip_rate 1.0
         nonfinite 0
     """
-    found = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=_is_clipper)[0]
-    clippers = [(path, state) for path, state in found if _is_clipper(state)]
-    if len(clippers) == 1 and _name(clippers[0][1]) is None:
-        return _read(clippers[0][1])
-    prefixes = _prefixes(clippers)
-    return {
-        f"{prefix}/{key}": value
-        for prefix, (_, state) in zip(prefixes, clippers, strict=True)
-        for key, value in _read(state).items()
-    }
+    found = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=_is_observed)[0]
+    observed = [(path, state) for path, state in found if _is_observed(state)]
+    clippers = [state for _, state in observed if isinstance(state, ClipState)]
+    prefixes = [f"{prefix}/" for prefix in _prefixes(observed)]
+    values = {}
+    for prefix, (_, state) in zip(prefixes, observed, strict=True):
+        alone = len(clippers) == 1 and state is clippers[0] and _name_of_clipper(state) is None
+        for key, value in _READERS[type(state)](state).items():
+            # A copy: the state may be donated, and an `nnx.Optimizer` changes in place.
+            values[key if alone else prefix + key] = jnp.array(value)
+    return values
 
 
 def clip(
@@ -96,22 +99,30 @@ def clip(
     return updates, metrics(state)
 
 
-def _is_clipper(node: Any) -> bool:
-    return isinstance(node, ClipState)
+def _is_observed(node: Any) -> bool:
+    return type(node) in _READERS
 
 
-def _name(state: ClipState) -> str | None:
+def _name_of_clipper(state: ClipState) -> str | None:
     return next(iter(state.metrics)) if isinstance(state.metrics, dict) else None
 
 
-def _prefixes(clippers: list[tuple[tuple, ClipState]]) -> list[str]:
+def _named(path: tuple, state: Any) -> tuple[tuple, str | None]:
+    """Where something stands, and its name. A wrapper stands in a dict under its name."""
+    if isinstance(state, ClipState):
+        return path, _name_of_clipper(state)
+    return path[:-1], path[-1].key
+
+
+def _prefixes(observed: list[tuple[tuple, Any]]) -> list[str]:
     """Name, or position; both where that is not unique, and fields of states where that is not."""
     choices = []
-    for path, state in clippers:
-        name = _name(state)
+    for path, state in observed:
+        path, name = _named(path, state)
         end = [] if name is None else [name]
         short = _position(path) if name is None else name
-        choices.append([short, "/".join([_position(path), *end]), "/".join([_full(path), *end])])
+        longer = (filter(None, [where, *end]) for where in (_position(path), _full(path)))
+        choices.append([short, *map("/".join, longer)])
     for level in range(2):
         taken = collections.Counter(options[0] for options in choices)
         choices = [
@@ -131,7 +142,7 @@ def _full(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _read(state: ClipState) -> dict[str, Array]:
+def _read_clipper(state: ClipState) -> dict[str, Array]:
     kept = state.metrics
     if isinstance(kept, dict):
         (kept,) = kept.values()
@@ -141,5 +152,17 @@ def _read(state: ClipState) -> dict[str, Array]:
         rate = clipped_steps / jnp.maximum(steps, 1)
         nonfinite = values.pop("nonfinite")
         values = {**values, "clip_rate": rate, "nonfinite": nonfinite}
-    # Copies: the state may be donated to the next step, and an `nnx.Optimizer` changes in place.
-    return {key: jnp.array(value) for key, value in values.items() if value is not None}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _read_spikes(state: Spikes) -> dict[str, Array]:
+    values = state._asdict()
+    watched = values.pop("watched")
+    return {
+        **{kind: kept.value for kind, kept in watched.items()},
+        **{f"{kind}_threshold": kept.threshold for kind, kept in watched.items()},
+        **values,
+    }
+
+
+_READERS = {ClipState: _read_clipper, Spikes: _read_spikes}

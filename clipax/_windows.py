@@ -93,7 +93,7 @@ def mean_and_deviation(values: Array, chosen: Array) -> tuple[Array, Array]:
     """
     count = jnp.maximum(jnp.sum(chosen, axis=0), 1)
     held = jnp.where(chosen, values, 0)
-    largest = jnp.max(held, axis=0)
+    largest = jnp.max(abs(held), axis=0)
     # A compiler may multiply by the reciprocal, which for the very largest would be flushed to 0.
     unit = jnp.where(largest > 0, jnp.minimum(largest, jnp.finfo(values.dtype).max / 8), 1)
     mean = jnp.sum(held / unit[None], axis=0) / count

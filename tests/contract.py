@@ -50,7 +50,11 @@ NEED_AN_ARGUMENT = (
     "spectral",
     "decaying",
 )
-WRAPPERS = {"momentum_reset": "(inner, every=500, *, warmup=150)"}
+WRAPPERS = {
+    "momentum_reset": "(inner, every=500, *, warmup=150)",
+    "skip_spikes": "(inner, *, sigma=6.0, window=128, warmup=64, watch='norm', "
+    "max_consecutive=200, max_norm=None, axis_name=None, name='skip_spikes')",
+}
 CORE = {
     "clip_by": f"(measure, threshold, rule=rescale, *, {BOTH})",
     "clip": "(updates, clipper, params=None)",

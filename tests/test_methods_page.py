@@ -153,13 +153,12 @@ def test_size_of_the_state_of_a_policy_is_what_init_makes(row):
         assert size_of(state) == told_size(row[2], groups)
 
 
-def test_wrapper_adds_four_bytes():
-    ((call, _, told, _),) = rows_under("wrapper")
+@pytest.mark.parametrize("row", rows_under("wrapper"), ids=lambda row: row[0].strip("`"))
+def test_wrapper_adds_to_the_state_what_the_page_says(row):
     params = like(1.0)
     inner = optax.adam(0.1)
-    size = size_of(build(call_of(call), inner=inner).init(params))
-    assert size - size_of(inner.init(params)) == 4
-    assert told == "that of `inner` and 4"
+    added = size_of(build(call_of(row[0]), inner=inner).init(params)) - size_of(inner.init(params))
+    assert row[2] == f"that of `inner` and {added}"
 
 
 # The rules.

@@ -45,7 +45,9 @@ NUMBERS = {
     "ratio": ("(0, inf]", 0, -1.0),
     "relative": ("[0, inf]", -0.1),
     "restart": ("[1, inf]", 0),
+    "sigma": ("(0, inf]", 0, -6.0),
     "sigmas": ("[0, inf]", -3.0),
+    "max_consecutive": ("[0, inf]", -1),
     "min_sigma": ("[0, inf]", -1e-6),
     "spread": ("[0, inf]", -1e-6),
     "stability": ("[0, inf]", -0.01),
@@ -62,6 +64,7 @@ OTHERWISE = {
     (thresholds.restarted, "ratio"): ("[1, inf]", 0.5),
     (thresholds.relative, "ratio"): ("[0, inf]", -0.1),
     (clipax.zclip, "max_norm"): ("[0, inf]", -1.0),
+    (clipax.skip_spikes, "max_norm"): ("[0, inf]", -1.0),
     (clipax.adagc, "max_norm"): ("[0, inf]", -1.0),
     (clipax.spam, "every"): ("[1, inf]", 0),
     (thresholds.second_moment, "every"): ("[1, inf]", 0),
@@ -73,6 +76,7 @@ COUNTS = {
     (thresholds.periodic_median, "window"),
     (clipax.history_sigma, "window"),
     (thresholds.window_deviation, "window"),
+    (clipax.skip_spikes, "window"),
     (clipax.zclip, "warmup"),
     (thresholds.z_score, "warmup"),
 }
@@ -83,9 +87,10 @@ NEEDED: dict[Any, tuple] = {
     thresholds.scaled: (2.0,),
     thresholds.restarted: (thresholds.moving_mean(),),
     clipax.momentum_reset: (optax.sgd(0.1),),
+    clipax.skip_spikes: (optax.sgd(0.1),),
     clipax.spectral: (1.0,),
 }
-WORDS = ("mode", "method", "rule")
+WORDS = ("mode", "method", "rule", "watch")
 FLAGS = ("include_current", "skip_update_on_spike")
 # Checked when used, or by a test of its own.
 ELSEWHERE = ("axis_name", "axis", "exclude", "decays", "early", "inner", "policy", "schedule")
@@ -153,6 +158,11 @@ BAD_METHODS = [
     bad(thresholds.restarted, TypeError, "`policy` must be a clipax.ThresholdPolicy, got 1.0", 1.0),
     bad(clipax.momentum_reset, TypeError, "`inner` must be an optimizer, got 0.1", 0.1),
     bad(clipax.momentum_reset, ValueError, LONG, optax.sgd(0.1), 20, warmup=20),
+    bad(clipax.skip_spikes, TypeError, "`inner` must be an optimizer, got 0.1", 0.1),
+    bad(
+        clipax.skip_spikes, TypeError, "`name` must be a string, got None", optax.sgd(1), name=None
+    ),
+    bad(clipax.skip_spikes, ValueError, "`name` must not be empty", optax.sgd(1), name=""),
     bad(clipax.spam, ValueError, LONG, every=20),
     bad(thresholds.second_moment, ValueError, LONG, every=20),
     bad(clipax.momentum_reset, TypeError, "`inner` must be an opt.*, got .*sgd", optax.sgd),
