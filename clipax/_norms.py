@@ -7,9 +7,11 @@ it is not taken. It is taken for all groups as soon as one of them is out of ran
 one is all zeros.
 """
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -54,12 +56,60 @@ class _Range(NamedTuple):
 _RANGES = {"float32": _Range(2.0**-64, 66), "float64": _Range(2.0**-900, 542)}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def group_norms(norm: Norm, layout: Layout, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Returns one vector of norms; for groups inside arrays one array each, with its axes kept.
+    """Returns one vector of norms; for groups inside arrays one array each, with its axes kept."""
+    for known in _REUSED.get():
+        if (known.norm, known.layout) == (norm, layout) and _identical(known.arrays, arrays):
+            return known.values
+    values = _jitted_norms(norm, layout, arrays)
+    if (recorded := _RECORDED.get()) is not None:
+        recorded.append(_Known(norm, layout, arrays, values))
+    return values
 
-    The `jit` is for eager callers: without it `lax.cond` would compile at every call.
+
+class _Known(NamedTuple):
+    """What was measured, and the norms."""
+
+    norm: Norm
+    layout: Layout
+    arrays: tuple[Array, ...]
+    values: tuple[Array, ...]
+
+
+_RECORDED: ContextVar[list[_Known] | None] = ContextVar("recorded", default=None)
+_REUSED: ContextVar[Sequence[_Known]] = ContextVar("reused", default=())
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[_Known]]:
+    """Keeps the norms that are measured, for `reusing`."""
+    token = _RECORDED.set(recorded := [])
+    try:
+        yield recorded
+    finally:
+        _RECORDED.reset(token)
+
+
+@contextlib.contextmanager
+def reusing(known: Sequence[_Known]) -> Iterator[None]:
+    """Spares a clipper inside a wrapper the norms that the wrapper has measured of the same arrays.
+
+    A compiler does not see that they are the same on both sides of a `lax.cond`.
     """
+    token = _REUSED.set((*known, *_REUSED.get()))
+    try:
+        yield
+    finally:
+        _REUSED.reset(token)
+
+
+def _identical(some: tuple[Array, ...], others: tuple[Array, ...]) -> bool:
+    return len(some) == len(others) and all(x is y for x, y in zip(some, others, strict=True))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _jitted_norms(norm: Norm, layout: Layout, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """The `jit` is for eager callers: without it `lax.cond` would compile at every call."""
     return _norms(norm, layout, arrays)
 
 

@@ -1,13 +1,15 @@
 """Steps on which an optimizer is left alone: those with a spike."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.core import Tracer
 
-from clipax import _validate, _windows, measures
+from clipax import _norms, _validate, _windows, measures
 from clipax._trees import incremented
 from clipax._windows import Ring
 
@@ -107,7 +109,10 @@ def skip_spikes(
             `restarts`.
 
     Returns:
-        A gradient transformation. Put it around the whole optimizer.
+        A gradient transformation. Put it around the whole optimizer: a clipper in it that measures
+        the same norm gets it from here. On calm steps it costs nothing but the look at the norm
+        and the loss; a compiler, though, cannot add the updates to the parameters while it makes
+        them, as it does without it.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -161,16 +166,20 @@ def skip_spikes(
 
     def update_fn(updates, state, params=None, **extra_args):
         spikes = state.spikes[name]
-        values, excessive = {}, False
+        values, known, excessive = {}, [], False
         if watch != "loss" or max_norm is not None:
-            (values["norm"],) = measure.norms(updates).values
+            with _norms.recording() as known:
+                (values["norm"],) = measure.norms(updates).values
             excessive = False if max_norm is None else ~(values["norm"] <= max_norm)  # NaN is
         if watch != "norm":
             values["loss"] = _loss(extra_args)
         spikes = _seen(spikes, values, excessive, sigma, warmup, max_consecutive)
-        updates, kept = _unless(
-            spikes.skipped, inner.update, updates, state.inner, params, extra_args
-        )
+
+        def update(state, params):
+            with _norms.reusing(known):
+                return inner.update(updates, state, params, **extra_args)
+
+        updates, kept = _unless(spikes.skipped != 0, update, updates, state.inner, params)
         return updates, SkipSpikesState({name: spikes}, kept)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -230,26 +239,31 @@ def _counted(count: Array, event: Array) -> Array:
     return jnp.where(event, incremented(count), count)
 
 
-def _unless(skipped, update, updates, state, params, extra_args) -> tuple[Any, Any]:
-    """The updates and the next state of an optimizer; zeros and its state as it is if `skipped`."""
+def _unless(skipped: Array, update, updates, state, params) -> tuple[Any, Any]:
+    """What `update(state, params)` gives; zeros for the updates, and the state, if `skipped`."""
+    fixed = [_dtype(x) == jax.dtypes.float0 for x in jax.tree.leaves(updates)]
     leaves, treedef = jax.tree.flatten(updates)
-    fixed = {i: x for i, x in enumerate(leaves) if _dtype(x) == jax.dtypes.float0}
-    given = [x for i, x in enumerate(leaves) if i not in fixed]
 
-    def all_leaves(given):
-        rest = iter(given)
-        return treedef.unflatten(fixed[i] if i in fixed else next(rest) for i in range(len(leaves)))
+    def taken(state, params):
+        updates, state = update(state, params)
+        return list(itertools.compress(jax.tree.leaves(updates), _not(fixed))), state
 
-    def taken(given, state, params):
-        updates, state = update(all_leaves(given), state, params, **extra_args)
-        return [x for x in jax.tree.leaves(updates) if _dtype(x) != jax.dtypes.float0], state
-
-    def left(given, state, params):
-        results, _ = jax.eval_shape(taken, given, state, params)
+    def left(state, params):
+        results, _ = jax.eval_shape(taken, state, params)
+        given = itertools.compress(leaves, _not(fixed))
         return [_zeros(x, y.dtype) for x, y in zip(given, results, strict=True)], state
 
-    given, state = lax.cond(skipped, left, taken, given, state, params)
-    return all_leaves(given), state
+    if isinstance(skipped, Tracer):
+        results, state = lax.cond(skipped, left, taken, state, params)
+    else:  # a new `cond` would be compiled at each call
+        results, state = (left if skipped else taken)(state, params)
+    rest = iter(results)
+    pairs = zip(leaves, fixed, strict=True)
+    return treedef.unflatten([x if stays else next(rest) for x, stays in pairs]), state
+
+
+def _not(flags: list[bool]) -> list[bool]:
+    return [not flag for flag in flags]
 
 
 def _zeros(x: Any, dtype: Any) -> Array:

@@ -10,6 +10,7 @@ import pytest
 import reference_spikes
 from catalogue import mixed, plain
 from laws import assert_same_bits
+from test_laws_transforms import COMPILED
 
 import clipax
 
@@ -340,3 +341,33 @@ def test_one_around_another_is_told_apart():
     optimizer = clipax.skip_spikes(clipax.skip_spikes(optax.sgd(1.0)))
     values = clipax.metrics(optimizer.init(jnp.zeros(())))
     assert len(values) == 2 * len(clipax.metrics(stepper()[0].init(jnp.zeros(()))))
+
+
+def test_clipper_inside_measures_nothing_again():
+    """One pass for the norm, whoever needs it; another gradient or another norm has its own."""
+    inner = optax.chain(clipax.global_norm(1.0), optax.sgd(1.0))
+    scaled = optax.chain(optax.scale(2.0), inner)
+    by_leaf = optax.chain(clipax.per_leaf(1.0), optax.sgd(1.0))
+    gradient = [jnp.ones((64, 64)), jnp.ones(3)]
+    counts = []
+    for optimizer in (inner, scaled, by_leaf):
+        wrapped = clipax.skip_spikes(optimizer)
+        state = wrapped.init(gradient)
+        update = jax.jit(wrapped.update).lower(gradient, state).compile()
+        counts.append(update.as_text().count(" conditional("))
+        result, _ = update(gradient, state)
+        expected, _ = optimizer.update(gradient, optimizer.init(gradient))
+        np.testing.assert_allclose(result[0], expected[0], rtol=1e-6)
+    assert counts == [2, 3, 3]  # one is that of the wrapper, and each norm has one
+
+
+def test_repeated_eager_updates_compile_nothing():
+    optimizer = clipax.skip_spikes(optimizer_with_state(), warmup=2)
+    state = optimizer.init(plain())
+    sizes = (1.0, 1.0, 1.0, 1e5)
+    for i, size in enumerate(sizes):
+        _, state = optimizer.update(plain(i, size), state)
+    COMPILED.clear()
+    for i, size in enumerate(sizes):
+        _, state = optimizer.update(plain(i, size), state)
+    assert COMPILED == []
