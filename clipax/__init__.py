@@ -17,6 +17,7 @@ from clipax._clippers.running import adagc, decaying, olmo, quantile, zclip
 from clipax._clippers.windows import adaptive, autoclip, history_sigma, median, moving_average
 from clipax._clippy import clippy
 from clipax._core import clip_by
+from clipax._error_feedback import error_feedback
 from clipax._observe import clip, metrics
 from clipax._skip_spikes import skip_spikes
 from clipax._spam import spam, stable_spam
@@ -40,6 +41,7 @@ __all__ = [
     "clippy",
     "decaying",
     "delta_clip",
+    "error_feedback",
     "global_norm",
     "history_sigma",
     "measures",

@@ -51,6 +51,7 @@ NEED_AN_ARGUMENT = (
     "decaying",
 )
 WRAPPERS = {
+    "error_feedback": "(clipper, *, decay=1.0)",
     "momentum_reset": "(inner, every=500, *, warmup=150)",
     "skip_spikes": "(inner, *, sigma=6.0, window=128, warmup=64, watch='norm', "
     "max_consecutive=200, max_norm=None, axis_name=None, name='skip_spikes')",

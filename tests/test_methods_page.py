@@ -155,10 +155,15 @@ def test_size_of_the_state_of_a_policy_is_what_init_makes(row):
 
 @pytest.mark.parametrize("row", rows_under("wrapper"), ids=lambda row: row[0].strip("`"))
 def test_wrapper_adds_to_the_state_what_the_page_says(row):
-    params = like(1.0)
-    inner = optax.adam(0.1)
-    added = size_of(build(call_of(row[0]), inner=inner).init(params)) - size_of(inner.init(params))
-    assert row[2] == f"that of `inner` and {added}"
+    params, wrapped = like(1.0), {"inner": optax.adam(0.1), "clipper": clipax.adaptive()}
+    (argument,) = re.findall(r"\((\w+)\)", row[0])
+    state = build(call_of(row[0]), **wrapped).init(params)
+    added = size_of(state) - size_of(wrapped[argument].init(params))
+    if row[2].endswith("an entry"):
+        entries = sum(x.size for x in jax.tree.leaves(params))
+        assert row[2] == f"that of `{argument}` and {added // entries} an entry"
+    else:
+        assert row[2] == f"that of `{argument}` and {added}"
 
 
 # The rules.

@@ -57,6 +57,7 @@ NUMBERS = {
     "z": ("(0, inf]", 0, -2.5),
 }
 OTHERWISE = {
+    (clipax.error_feedback, "decay"): ("[0, 1]", -0.1, 1.5),
     (clipax.adagc, "warmup"): ("[1, inf]", 0),
     (thresholds.exponential_mean, "warmup"): ("[1, inf]", 0),
     (clipax.history_sigma, "warmup"): ("[1, inf]", 0),
@@ -88,12 +89,14 @@ NEEDED: dict[Any, tuple] = {
     thresholds.restarted: (thresholds.moving_mean(),),
     clipax.momentum_reset: (optax.sgd(0.1),),
     clipax.skip_spikes: (optax.sgd(0.1),),
+    clipax.error_feedback: (clipax.global_norm(1.0),),
     clipax.spectral: (1.0,),
 }
 WORDS = ("mode", "method", "rule", "watch")
 FLAGS = ("include_current", "skip_update_on_spike")
 # Checked when used, or by a test of its own.
-ELSEWHERE = ("axis_name", "axis", "exclude", "decays", "early", "inner", "policy", "schedule")
+ELSEWHERE = ("axis_name", "axis", "clipper", "exclude", "decays", "early", "inner", "policy")
+ELSEWHERE += ("schedule",)
 
 
 def wrong(function: Callable[..., Any], argument: str) -> list[Any]:
@@ -158,6 +161,7 @@ BAD_METHODS = [
     bad(thresholds.restarted, TypeError, "`policy` must be a clipax.ThresholdPolicy, got 1.0", 1.0),
     bad(clipax.momentum_reset, TypeError, "`inner` must be an optimizer, got 0.1", 0.1),
     bad(clipax.momentum_reset, ValueError, LONG, optax.sgd(0.1), 20, warmup=20),
+    bad(clipax.error_feedback, TypeError, "`clipper` must be a clipper, got 0.1", 0.1),
     bad(clipax.skip_spikes, TypeError, "`inner` must be an optimizer, got 0.1", 0.1),
     bad(
         clipax.skip_spikes, TypeError, "`name` must be a string, got None", optax.sgd(1), name=None

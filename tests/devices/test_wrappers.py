@@ -40,6 +40,21 @@ def test_sharded_skips_are_those_of_one_device(kind):
         assert x.sharding.is_equivalent_to(g.sharding, g.ndim)
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_what_is_fed_back_lies_where_the_gradient_does(kind):
+    clipper = clipax.error_feedback(clipax.global_norm(0.5))
+    expected = run(clipper, gradients())
+    mesh = mesh_of(kind)
+    with set_mesh(mesh):
+        placed = [sharded(g, mesh) for g in gradients()]
+        found = run(clipper, placed)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), found, expected)
+    leaves = (jax.tree.leaves(tree) for tree in (found[0], found[1].buffer, placed[0]))
+    for x, e, g in zip(*leaves, strict=True):
+        assert x.sharding.is_equivalent_to(g.sharding, g.ndim)
+        assert e.sharding.is_equivalent_to(g.sharding, g.ndim)
+
+
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_skips_in_shard_map_are_those_of_one_device(check_vma):
     specs = {key: SPECS[key] for key in ("dense", "cell")}
