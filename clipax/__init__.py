@@ -17,8 +17,10 @@ from clipax._clippers.running import adagc, decaying, olmo, quantile, zclip
 from clipax._clippers.windows import adaptive, autoclip, history_sigma, median, moving_average
 from clipax._clippy import clippy
 from clipax._core import clip_by
+from clipax._cotangent import clip_cotangent
 from clipax._error_feedback import error_feedback
 from clipax._observe import clip, metrics
+from clipax._per_example import per_example
 from clipax._skip_spikes import skip_spikes
 from clipax._spam import spam, stable_spam
 from clipax._spectral import spectral
@@ -38,6 +40,7 @@ __all__ = [
     "block_rms",
     "clip",
     "clip_by",
+    "clip_cotangent",
     "clippy",
     "decaying",
     "delta_clip",
@@ -51,6 +54,7 @@ __all__ = [
     "moving_average",
     "normalize",
     "olmo",
+    "per_example",
     "per_group",
     "per_layer",
     "per_leaf",

@@ -51,6 +51,8 @@ NEED_AN_ARGUMENT = (
     "decaying",
 )
 WRAPPERS = {
+    "clip_cotangent": "(x, clipper)",
+    "per_example": "(loss_fn, clipper, *, microbatch=None)",
     "error_feedback": "(clipper, *, decay=1.0)",
     "momentum_reset": "(inner, every=500, *, warmup=150)",
     "skip_spikes": "(inner, *, sigma=6.0, window=128, warmup=64, watch='norm', "

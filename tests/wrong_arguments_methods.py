@@ -78,6 +78,7 @@ COUNTS = {
     (clipax.history_sigma, "window"),
     (thresholds.window_deviation, "window"),
     (clipax.skip_spikes, "window"),
+    (clipax.per_example, "microbatch"),
     (clipax.zclip, "warmup"),
     (thresholds.z_score, "warmup"),
 }
@@ -90,13 +91,14 @@ NEEDED: dict[Any, tuple] = {
     clipax.momentum_reset: (optax.sgd(0.1),),
     clipax.skip_spikes: (optax.sgd(0.1),),
     clipax.error_feedback: (clipax.global_norm(1.0),),
+    clipax.per_example: (abs, clipax.global_norm(1.0)),
     clipax.spectral: (1.0,),
 }
 WORDS = ("mode", "method", "rule", "watch")
 FLAGS = ("include_current", "skip_update_on_spike")
 # Checked when used, or by a test of its own.
 ELSEWHERE = ("axis_name", "axis", "clipper", "exclude", "decays", "early", "inner", "policy")
-ELSEWHERE += ("schedule",)
+ELSEWHERE += ("schedule", "x", "loss_fn")
 
 
 def wrong(function: Callable[..., Any], argument: str) -> list[Any]:
@@ -161,6 +163,12 @@ BAD_METHODS = [
     bad(thresholds.restarted, TypeError, "`policy` must be a clipax.ThresholdPolicy, got 1.0", 1.0),
     bad(clipax.momentum_reset, TypeError, "`inner` must be an optimizer, got 0.1", 0.1),
     bad(clipax.momentum_reset, ValueError, LONG, optax.sgd(0.1), 20, warmup=20),
+    bad(
+        clipax.clip_cotangent, TypeError, "`clipper` must be a clipper or a number, got 'a'", 1, "a"
+    ),
+    bad(clipax.clip_cotangent, ValueError, r"`clipper` must be in \[0, inf\], got -1", 1.0, -1),
+    bad(clipax.per_example, TypeError, "`loss_fn` must be a function, got 1", 1, clipax.value(1)),
+    bad(clipax.per_example, TypeError, "`clipper` must be a clipper, got 1", abs, 1),
     bad(clipax.error_feedback, TypeError, "`clipper` must be a clipper, got 0.1", 0.1),
     bad(clipax.skip_spikes, TypeError, "`inner` must be an optimizer, got 0.1", 0.1),
     bad(
