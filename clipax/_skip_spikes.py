@@ -10,6 +10,7 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from clipax import _norms, _validate, _windows, measures
+from clipax._state import counted
 from clipax._trees import incremented
 from clipax._windows import Ring
 
@@ -221,9 +222,9 @@ def _seen(spikes: Spikes, values, excessive, sigma, warmup, max_consecutive) -> 
         },
         skipped=skipped.astype(jnp.int32),
         consecutive=jnp.where(skipped & ~restart, in_a_row, 0),
-        steps_skipped=_counted(spikes.steps_skipped, skipped),
-        nonfinite=_counted(spikes.nonfinite, ~finite),
-        restarts=_counted(spikes.restarts, restart),
+        steps_skipped=counted(spikes.steps_skipped, skipped),
+        nonfinite=counted(spikes.nonfinite, ~finite),
+        restarts=counted(spikes.restarts, restart),
     )
 
 
@@ -233,10 +234,6 @@ def _threshold(history: Ring, sigma: float | Array, warmup: int | Array) -> Arra
     usable = (history.seen >= warmup) & (root > 0)
     threshold = mean + sigma * jnp.maximum(deviation, _FLAT * root)
     return jnp.where(usable, threshold, jnp.inf).astype(mean.dtype)
-
-
-def _counted(count: Array, event: Array) -> Array:
-    return jnp.where(event, incremented(count), count)
 
 
 def _unless(skipped: Array, update, updates, state, params) -> tuple[Any, Any]:

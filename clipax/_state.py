@@ -91,8 +91,8 @@ def observe(old: Any, norms: list[Array], thresholds: list[Array], factors: list
         threshold=_over_all(jnp.max, at_largest),
         factor=_over_all(jnp.min, factors),
         clipped=clipped / size,
-        clipped_steps=_counted(old.clipped_steps, clipped > 0),
-        nonfinite=_counted(old.nonfinite, nonfinite),
+        clipped_steps=counted(old.clipped_steps, clipped > 0),
+        nonfinite=counted(old.nonfinite, nonfinite),
     )
     return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
 
@@ -102,5 +102,6 @@ def _over_all(reduce, arrays: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else reduce(jnp.stack(parts))
 
 
-def _counted(count: Array, event: Array) -> Array:
+def counted(count: Array, event: Array) -> Array:
+    """One more where the event happened."""
     return jnp.where(event, incremented(count), count)
