@@ -98,10 +98,14 @@ def test_extra_arguments_reach_the_policy():
 # Law 10: derivatives are finite wherever the true one is.
 
 
+def layer(seed, scale=1.0):
+    return {"dense": plain(seed, scale)["dense"]}
+
+
 @functools.cache
 def derivatives(row):
-    """Along one direction, forward and backward, as a function of the gradient."""
-    clipper, direction = row.make(), plain(14)
+    """Along one direction, forward and backward, as a function of the gradient of a layer."""
+    clipper, direction = row.make(), layer(14)
     state = clipper.init(direction)
 
     def clipped(gradient):
@@ -119,7 +123,7 @@ def test_derivatives_are_finite(row):
     enlarged = row.rule in ("normalize", "stable_spam")  # see the docstring of `rules.normalize`
     tiny = 1e-15 if enlarged else 1e-30
     for magnitude in (0.0, 1.0, 1e25, tiny):
-        for x in jax.tree.leaves(derivatives(row)(plain(12, magnitude))):
+        for x in jax.tree.leaves(derivatives(row)(layer(12, magnitude))):
             assert np.isfinite(np.asarray(x)).all(), magnitude
 
 
@@ -127,8 +131,8 @@ def test_derivatives_are_finite(row):
 def test_derivative_far_above_the_threshold_scales_like_one_over_the_norm(row):
     if row.groups == "element":
         return  # an entry beyond its threshold does not depend on the gradient at all
-    _, near = derivatives(row)(plain(12, 1e5))
-    _, far = derivatives(row)(plain(12, 1e25))
+    _, near = derivatives(row)(layer(12, 1e5))
+    _, far = derivatives(row)(layer(12, 1e25))
     near = jax.tree.map(lambda x: x * 1e-20, near)
     largest = max(float(jnp.max(abs(x))) for x in jax.tree.leaves(near))
     chex.assert_trees_all_close(far, near, rtol=1e-3, atol=1e-4 * largest)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from catalogue import CATALOGUE, INSIDE_LEAVES
+from catalogue import BY_NAME, CATALOGUE, INSIDE_LEAVES
 from jax.sharding import AxisType
 from spread import gradient, mesh_of, run, set_mesh, sharded
 
@@ -18,9 +18,6 @@ import clipax
 
 pytestmark = pytest.mark.devices
 every = pytest.mark.parametrize("row", CATALOGUE, ids=[row.name for row in CATALOGUE])
-kinds = pytest.mark.parametrize(
-    "kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"]
-)
 GRADIENTS = [gradient(i, 3.0**i) for i in range(3)]
 
 
@@ -61,23 +58,21 @@ def collectives(update):
 
 @functools.cache
 def alone(row):
-    """The last result and state of `pmap` over eight copies: every device does all by itself."""
-    clipper = row.make()
-    update = jax.pmap(lambda g, s: clipper.update(g, s))
-    state = copies(clipper.init(GRADIENTS[0]))
-    for g in GRADIENTS:
-        result, state = update(copies(g), state)
-    return jax.tree.map(lambda x: np.asarray(x)[3], (result, state))
-
-
-def copies(tree):
-    return jax.tree.map(lambda x: np.stack([x] * 8), tree)
+    """The last result and state on one device."""
+    return run(row.make(), GRADIENTS)
 
 
 @every
-@kinds
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_sharded_jit_equals_one_device(row, kind):
+def test_sharded_jit_equals_one_device(row):
+    assert_equals_one_device(row, AxisType.Auto)
+
+
+@pytest.mark.parametrize("name", ["adaptive_per_layer", "value", "unit_mean", "spectral"])
+def test_sharded_jit_with_explicit_axes_equals_one_device(name):
+    assert_equals_one_device(BY_NAME[name], AxisType.Explicit)
+
+
+def assert_equals_one_device(row, kind):
     expected, state = alone(row)
     found, placed = spread(row, kind), sharded(GRADIENTS[0], mesh_of(kind))
     chex.assert_trees_all_close(found.result, expected, rtol=1e-6, atol=1e-7 + row.error)
@@ -86,6 +81,20 @@ def test_sharded_jit_equals_one_device(row, kind):
         assert x.sharding.is_equivalent_to(g.sharding, g.ndim)
     if row.groups not in INSIDE_LEAVES:
         assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(found.state))
+
+
+@every
+def test_with_explicit_axes_types_have_the_sharding_of_the_gradient(row):
+    """What such axes refuse they refuse while an update is traced; the program is the same."""
+    mesh, clipper = mesh_of(AxisType.Explicit), row.make()
+    with set_mesh(mesh):
+        placed = sharded(GRADIENTS[0], mesh)
+        state = clipper.init(placed)
+        result, after = jax.eval_shape(clipper.update, placed, state)
+    for x, g in zip(jax.tree.leaves(result), jax.tree.leaves(placed), strict=True):
+        assert x.sharding.spec == jax.typeof(g).sharding.spec
+    if row.groups not in INSIDE_LEAVES:
+        assert all(not any(x.sharding.spec) for x in jax.tree.leaves(after))
 
 
 @every
