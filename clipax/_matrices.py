@@ -193,9 +193,12 @@ def _newton_schulz_clipped(rule: str, x: Array, threshold: Array, known: Spectru
         over = norm > threshold
         return jnp.where(over, shrunk, x), jnp.where(over, target, norm)
 
-    # In steps of a ratio at which rounding is harmless; most often one.
-    clips = threshold > 0
-    return lax.while_loop(lambda c: jnp.any((c[1] > threshold) & clips), shrink, (x, norm))[0]
+    def clips(carry):
+        norm = carry[1]
+        return jnp.any((norm > threshold) & (threshold > 0) & (norm < jnp.inf))
+
+    # In steps of a ratio at which rounding is harmless; most often one. None leads from infinity.
+    return lax.while_loop(clips, shrink, (x, norm))[0]
 
 
 def _hard_by_products(x: Array, threshold: Array) -> Array:

@@ -205,6 +205,8 @@ def _over_maximum(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[
 
     def back(half: Array, k: Array, mantissa: Array, maximum: Array) -> Array:
         first, second = powers_of_two(k, half.dtype)
+        # Powers are rounded worse than what `rescale` makes up for: rather too large than small.
+        half = jnp.where(half > 1, half * (1 + jnp.finfo(half.dtype).eps), half)
         return jnp.maximum(maximum, (half * first * mantissa) * (half * second))
 
     return tuple(map(back, halves, exponents, mantissas, maxima))

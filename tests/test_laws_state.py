@@ -1,5 +1,6 @@
 """The laws of state: a stable pytree of arrays in every loop that carries it."""
 
+import functools
 import pickle
 
 import chex
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from catalogue import INSIDE_LEAVES, mixed, plain
+from catalogue import INSIDE_LEAVES, group_norms, mixed, plain
 from laws import assert_same_bits, every, rows, run, series
 
 # Law 7: state is a stable pytree of arrays.
@@ -25,26 +26,109 @@ def test_state_keeps_structure_shapes_and_dtypes(row):
         assert not any(x.weak_type for x in jax.tree.leaves((before, after)))
 
 
+STEPS, RUNS = 640, 16
+
+
+@functools.cache
+def looped(row):
+    """The first `count` of 640 steps of 16 runs, in a loop that carries their states."""
+    update = jax.vmap(row.make().update)
+
+    def loop(state, gradients, count):
+        def step(i, carry):
+            state, results = carry
+            result, state = update(jax.tree.map(lambda x: x[i], gradients), state)
+            return state, jax.tree.map(lambda xs, x: xs.at[i].set(x), results, result)
+
+        return jax.lax.fori_loop(0, count, step, (state, jax.tree.map(jnp.zeros_like, gradients)))
+
+    return jax.jit(loop)
+
+
+def started(row):
+    return jax.vmap(row.make().init)(_stacked([plain()] * RUNS))
+
+
+def steps_of(runs):
+    """Gradients of runs, each a list of steps, as the loop takes them; the rest is zeros."""
+    runs = _stacked([_stacked(steps) for steps in runs])
+
+    def filled(x):
+        whole = np.zeros((STEPS, RUNS, *x.shape[2:]), x.dtype)
+        whole[: x.shape[1], : x.shape[0]] = x.swapaxes(0, 1)
+        return whole
+
+    return jax.tree.map(filled, runs)
+
+
 @every
-def test_scan_over_vmapped_runs_equals_loops(row):
-    clipper = row.make()
-    batch = [series(6, seed) for seed in (0, 50, 100)]
-    singles = [run(clipper, gradients) for gradients in batch]
-    stacked = _stacked([_stacked(gradients) for gradients in zip(*batch, strict=True)])
-
-    @jax.jit
-    def scan(state):
-        return jax.lax.scan(lambda s, g: jax.vmap(clipper.update)(g, s)[::-1], state, stacked)
-
-    state, outputs = scan(jax.vmap(clipper.init)(jax.tree.map(lambda x: x[0], stacked)))
-    results = _stacked([_stacked(step) for step in zip(*(r for r, _ in singles), strict=True)])
-    chex.assert_trees_all_close(outputs, results, rtol=1e-6, atol=row.error)
-    states = _stacked([s for _, s in singles])
-    chex.assert_trees_all_close(state, states, rtol=1e-6, atol=row.error)
+def test_loop_over_vmapped_runs_equals_single_runs(row):
+    gradients = [series(6, seed) for seed in (0, 50, 100)]
+    singles = [run(row.make(), steps) for steps in gradients]
+    state, outputs = looped(row)(started(row), steps_of(gradients), 6)
+    results = jax.tree.map(lambda x: x[:6, :3].swapaxes(0, 1), outputs)
+    expected = _stacked([_stacked(steps) for steps, _ in singles])
+    chex.assert_trees_all_close(results, expected, rtol=1e-6, atol=row.error)
+    first = jax.tree.map(lambda x: x[:3], state)
+    chex.assert_trees_all_close(first, _stacked([s for _, s in singles]), rtol=1e-6, atol=row.error)
 
 
 def _stacked(trees):
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
+    return jax.tree.map(lambda *xs: np.stack(xs), *trees)
+
+
+@functools.cache
+def garbage():
+    """Sizes of all magnitudes, zeros, NaN, infinities, levels that jump by a million and more."""
+    rng = np.random.default_rng(0)
+    jumps = 10.0 ** rng.uniform(-38, 38, (STEPS // 40, RUNS))
+    levels = np.repeat(jumps, 40, axis=0) * rng.lognormal(size=(STEPS, RUNS))
+    sizes = np.where(np.arange(RUNS) % 2, levels, 10.0 ** rng.uniform(-38, 38.5, (STEPS, RUNS)))
+    sizes[rng.random(sizes.shape) < 0.1] = 0
+
+    def leaf(x):
+        entries = rng.normal(size=(STEPS, RUNS, *x.shape))
+        entries *= sizes.reshape(STEPS, RUNS, *[1] * x.ndim)
+        for bad in (np.nan, np.inf, -np.inf):
+            entries[rng.random(entries.shape) < 0.003] = bad
+        with np.errstate(over="ignore"):
+            entries = entries.astype(np.float32)
+        return np.where(abs(entries) < np.finfo(np.float32).tiny, np.float32(0), entries)
+
+    return jax.tree.map(leaf, plain())
+
+
+@every
+def test_ten_thousand_steps_of_garbage_break_nothing(row):
+    """What is finite stays so and is clipped, the state too, and calm gradients come through."""
+    given = garbage()
+    state, results = looped(row)(started(row), given, STEPS)
+    assert not any(np.isnan(x).any() for x in jax.tree.leaves(state.policy))
+    # Of all norms the sum is the largest, and must be a number itself.
+    sums = sum(_over_entries(np.sum, abs(np.float64(x))) for x in jax.tree.leaves(given))
+    sound = sums < np.finfo(np.float32).max  # NaN is not
+    assert 0.8 < sound.mean() < 0.95
+    for x, y in zip(jax.tree.leaves(given), jax.tree.leaves(results), strict=True):
+        assert np.isfinite(np.asarray(y)[sound]).all()
+        if row.rule in ("rescale", "skip", "smooth", "value"):
+            assert np.all(abs(np.asarray(y)[sound]) <= abs(x[sound]))
+    if row.rule in ("rescale", "value", "skip") and row.fixed is not None:
+        for step, run in np.argwhere(sound)[::97]:
+            result = jax.tree.map(lambda x, at=(step, run): np.asarray(x[at]), results)
+            assert group_norms(row, result).max(initial=0) <= row.fixed
+    calm = steps_of([[plain(i, 0.01) for i in range(row.reset)]] * RUNS)
+    state, results = looped(row)(state, calm, row.reset)
+    assert not any(np.isnan(x).any() for x in jax.tree.leaves(state.policy))
+    for x in jax.tree.leaves(results):
+        last = np.asarray(x)[row.reset - 1]
+        assert np.isfinite(last).all()
+        # A threshold of 1e-38 takes the published AdaGC thousands of steps, as it says.
+        if row.name != "adagc_published" and row.rule != "skip":
+            assert np.all(_over_entries(np.any, last[None]))
+
+
+def _over_entries(reduce, x):
+    return reduce(x, axis=tuple(range(2, x.ndim))) if x.ndim > 2 else x
 
 
 @every
