@@ -19,11 +19,13 @@ from clipax._clippy import clippy
 from clipax._core import clip_by
 from clipax._cotangent import clip_cotangent
 from clipax._error_feedback import error_feedback
+from clipax._monitor import monitor
 from clipax._observe import clip, metrics
 from clipax._per_example import per_example
 from clipax._skip_spikes import skip_spikes
 from clipax._spam import spam, stable_spam
 from clipax._spectral import spectral
+from clipax._suggest import Suggestion, suggest_threshold
 from clipax._value import value
 from clipax._wrappers import momentum_reset
 from clipax.thresholds import ThresholdPolicy
@@ -31,6 +33,7 @@ from clipax.thresholds import ThresholdPolicy
 __version__ = "0.1.0"
 
 __all__ = [
+    "Suggestion",
     "ThresholdPolicy",
     "adagc",
     "adaptive",
@@ -51,6 +54,7 @@ __all__ = [
     "median",
     "metrics",
     "momentum_reset",
+    "monitor",
     "moving_average",
     "normalize",
     "olmo",
@@ -65,6 +69,7 @@ __all__ = [
     "spam",
     "spectral",
     "stable_spam",
+    "suggest_threshold",
     "thresholds",
     "value",
     "zclip",

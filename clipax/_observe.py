@@ -10,8 +10,10 @@ from jax import Array
 from jax.tree_util import SequenceKey
 
 from clipax import _validate
+from clipax._monitor import MonitorState
 from clipax._skip_spikes import Spikes
 from clipax._state import ClipState
+from clipax._trees import path_name
 
 
 def metrics(opt_state: Any) -> dict[str, Array]:
@@ -36,8 +38,8 @@ def metrics(opt_state: Any) -> dict[str, Array]:
         or `"<position>/norm"`, the position being the indices of the enclosing chains, or the
         names that `optax.named_chain` gave, joined by `/`. A name that occurs twice has its
         position before it, and a position that does has the fields of the enclosing states in it.
-        A state that was made under `vmap` gives arrays. What `skip_spikes` tells stands beside
-        that, under its name.
+        A state that was made under `vmap` gives arrays. What `skip_spikes` and `monitor` tell
+        stands beside that, under their names.
 
     Example:
         >>> optimizer = optax.chain(clipax.global_norm(1.0), optax.adam(1e-3))
@@ -139,7 +141,7 @@ def _position(path: tuple) -> str:
 
 
 def _full(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    return path_name(path)
 
 
 def _read_clipper(state: ClipState) -> dict[str, Array]:
@@ -165,4 +167,17 @@ def _read_spikes(state: Spikes) -> dict[str, Array]:
     }
 
 
-_READERS = {ClipState: _read_clipper, Spikes: _read_spikes}
+def _read_monitor(state: MonitorState) -> dict[str, Array]:
+    kept = state._asdict()
+    columns = {
+        key: jnp.moveaxis(kept[key], -1, 0)
+        for key in ("norm", "mean", "max", "nonfinite", "first_nonfinite")
+    }
+    return {
+        f"{group}/{key}" if group else key: column[i]
+        for i, group in enumerate(state.groups)
+        for key, column in columns.items()
+    }
+
+
+_READERS = {ClipState: _read_clipper, Spikes: _read_spikes, MonitorState: _read_monitor}

@@ -149,9 +149,7 @@ def skip_spikes(
     _validate.number("max_consecutive", max_consecutive)
     if max_norm is not None:
         _validate.number("max_norm", max_norm)
-    if not isinstance(name, str):
-        raise TypeError(f"`name` must be a string, got {_validate.shown(name)}")
-    _validate.options("propagate", name)
+    _validate.name_of_wrapper(name)
     inner = optax.with_extra_args_support(inner)
     measure = measures.per_tree(axis_name=axis_name)
 

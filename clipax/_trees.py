@@ -17,6 +17,16 @@ def is_measured(leaf: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.inexact)
 
 
+def paths_of(tree: Any) -> list[tuple]:
+    """The path of each leaf."""
+    return [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def path_name(path: tuple) -> str:
+    """A path as a text, such as "encoder/dense/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def for_each_leaf(argument: str, value: Any, tree: Any) -> list[Any]:
     """Spreads `value`, a prefix tree or a function of the path, over the leaves of `tree`.
 
@@ -24,11 +34,11 @@ def for_each_leaf(argument: str, value: Any, tree: Any) -> list[Any]:
         TypeError: if it is a function that gives None or something that has no hash.
         ValueError: if it is a tree that is no prefix; `argument` is its name in the message.
     """
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    paths = paths_of(tree)
     if not paths:
         return []
     if callable(value):
-        names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
+        names = [path_name(path) for path in paths]
         return [_checked(argument, name, value(name)) for name in names]
     try:
         return jax.tree.leaves(jax.tree.broadcast(value, tree))
@@ -50,7 +60,7 @@ def _checked(argument: str, path: str, key: Any) -> Hashable:
 
 def layer_of_each_leaf(tree: Any) -> list[Hashable]:
     """The path of the parent of every leaf; of the leaf itself where the root is its list."""
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    paths = paths_of(tree)
     leaves_below = collections.Counter(path[:n] for path in paths for n in range(len(path)))
 
     def layer(path: tuple) -> tuple:

@@ -117,3 +117,15 @@ def options(nonfinite: Any, name: Any) -> None:
         raise TypeError(f"`name` must be a string or None, got {shown(name)}")
     if name == "":
         raise ValueError("`name` must not be empty, got ''")
+
+
+def name_of_wrapper(name: Any) -> None:
+    """Checks the name of what always has one.
+
+    Raises:
+        TypeError: if it is not a string.
+        ValueError: if it is empty.
+    """
+    if name is None:
+        raise TypeError("`name` must be a string, got None")
+    options("propagate", name)

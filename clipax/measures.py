@@ -31,7 +31,14 @@ from jax import Array
 
 from clipax import _validate
 from clipax._norms import Layout, Norm, group_norms
-from clipax._trees import for_each_leaf, is_measured, layer_of_each_leaf, mapped_names
+from clipax._trees import (
+    for_each_leaf,
+    is_measured,
+    layer_of_each_leaf,
+    mapped_names,
+    path_name,
+    paths_of,
+)
 
 l1 = Norm(1)
 l2 = Norm(2)
@@ -55,7 +62,7 @@ class Norms(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """Two functions of a tree: which norms it has, and what they are.
+    """Functions of a tree: which norms it has, and what they are.
 
     Attributes:
         init: returns zeros in place of the norms. It calls no collective, so that an optimizer can
@@ -63,11 +70,14 @@ class Measure(NamedTuple):
         norms: returns the norms.
         observed: whether `clipax.metrics` looks at the norms; not if these are as many as the
             entries of the gradient, where a look would cost another pass over it.
+        names: returns the name of each group of whole leaves, such as the path of a layer; `None`
+            for a measure that names none.
     """
 
     init: Callable[[optax.Params], Norms]
     norms: Callable[[optax.Updates], Norms]
     observed: bool = True
+    names: Callable[[optax.Params], list[str]] | None = None
 
 
 def lp(p: float) -> Norm:
@@ -269,7 +279,7 @@ def per_element(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = Non
     )._replace(observed=False)
 
 
-_ALL = "all"  # the key of the one group of a whole tree
+_ALL = ()  # the key of the one group of a whole tree
 _NONE = object()  # in place of a key: in no group
 
 
@@ -278,7 +288,7 @@ def _one_for_all(tree: Any) -> list[Hashable]:
 
 
 def _one_for_each(tree: Any) -> Iterable[Hashable]:
-    return range(len(jax.tree.leaves(tree)))
+    return paths_of(tree)
 
 
 def _over_leaves(assign, norm: Norm, axis_name, replicated, names=None) -> Measure:
@@ -293,7 +303,7 @@ def _over_leaves(assign, norm: Norm, axis_name, replicated, names=None) -> Measu
     """
     _check_norm(norm)
 
-    def groups(tree: Any) -> tuple[tuple[int | None, ...], int]:
+    def groups(tree: Any) -> tuple[tuple[int | None, ...], list[Hashable]]:
         leaves = jax.tree.leaves(tree)
         keys = [k if is_measured(x) else _NONE for k, x in zip(assign(tree), leaves, strict=True)]
         order = dict.fromkeys(key for key in keys if key is not _NONE) if names is None else names
@@ -301,25 +311,25 @@ def _over_leaves(assign, norm: Norm, axis_name, replicated, names=None) -> Measu
         unknown = [key for key in keys if key is not _NONE and key not in index]
         if unknown:
             raise ValueError(f"`labels` gave {unknown[0]!r}; accepted are {list(index)}")
-        return tuple(index.get(key) for key in keys), len(index)
+        return tuple(index.get(key) for key in keys), list(index)
 
     def init(params: optax.Params) -> Norms:
-        members, size = groups(params)
+        members, keys = groups(params)
         dtypes = [_wide(x) for x in jax.tree.leaves(params) if is_measured(x)]
         dtype = functools.reduce(jnp.promote_types, dtypes, jnp.dtype("float32"))
-        return Norms(jnp.zeros(size, dtype), members)
+        return Norms(jnp.zeros(len(keys), dtype), members)
 
     def norms(updates: optax.Updates) -> Norms:
-        members, size = groups(updates)
+        members, keys = groups(updates)
         leaves = tuple(_real(x) for x in jax.tree.leaves(updates) if is_measured(x))
         if not leaves:
             return init(updates)
         group_of = tuple(i for i in members if i is not None)
         across = mapped_names(updates, axis_name, replicated)
-        layout = Layout(group_of, size, ((),) * len(leaves), across)
+        layout = Layout(group_of, len(keys), ((),) * len(leaves), across)
         return Norms(group_norms(norm, layout, leaves)[0], members)
 
-    return Measure(init, norms)
+    return Measure(init, norms, names=lambda params: [_shown_key(k) for k in groups(params)[1]])
 
 
 def _inside_leaves(zeros, measure) -> Measure:
@@ -343,6 +353,10 @@ def _inside_leaves(zeros, measure) -> Measure:
         return norms_of(updates, functools.partial(measure, updates))
 
     return Measure(init, norms)
+
+
+def _shown_key(key: Hashable) -> str:
+    return path_name(key) if isinstance(key, tuple) else str(key)
 
 
 def _unit_axes(shape: tuple[int, ...], axis: int | Sequence[int] | None) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import pyarrow as pa
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import tyro
 from rich.console import Console
 
-from experiments import report, runner
+from experiments import report, runner, suggest
 from experiments.config import SMOKE, Chorales
 from experiments.data import cache_folder
 from experiments.errors import UserError
@@ -64,11 +64,27 @@ class ReportOptions:
     """Folder that holds runs.parquet and receives report.html."""
 
 
+@dataclass(frozen=True)
+class SuggestOptions:
+    """Suggest a threshold from the gradient norms of a recorded run, and draw them."""
+
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
+    """Row of a run in runs.parquet, counted from 0, or a file of norms: .npy, .csv with a column
+    `norm`, or text with one norm a line."""
+    out: Path = Path("results")
+    """Folder that holds runs.parquet and receives the picture."""
+
+
 class Interrupted(Exception):
     """Ctrl-C, with a word on how to go on."""
 
 
-COMMANDS = {"chorales": ChoralesOptions, "report": ReportOptions}
+Options = ChoralesOptions | ReportOptions | SuggestOptions
+COMMANDS: dict[str, type[Options]] = {
+    "chorales": ChoralesOptions,
+    "report": ReportOptions,
+    "suggest": SuggestOptions,
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -77,6 +93,8 @@ def main(arguments: list[str]) -> int:
         options = parse(arguments)
         if isinstance(options, ReportOptions):
             _report(options.out)
+        elif isinstance(options, SuggestOptions):
+            _suggest(options)
         else:
             _chorales(options, shlex.join([*_PROGRAM.split(), *arguments]))
     except UserError as error:
@@ -88,7 +106,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def parse(arguments: list[str]) -> ChoralesOptions | ReportOptions:
+def parse(arguments: list[str]) -> Options:
     """Read the command line.
 
     Raises:
@@ -113,7 +131,7 @@ def _check_options(name: str, arguments: list[str]) -> None:
             raise UserError(f"unknown option {option}; {name} has {', '.join(known)}")
 
 
-def _parse_options(name: str, arguments: list[str]) -> ChoralesOptions | ReportOptions:
+def _parse_options(name: str, arguments: list[str]) -> Options:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -130,7 +148,7 @@ def _parse_options(name: str, arguments: list[str]) -> ChoralesOptions | ReportO
         raise UserError(_one_line(said.getvalue())) from None
 
 
-def _defaults(name: str, smoke: bool) -> ChoralesOptions | ReportOptions:
+def _defaults(name: str, smoke: bool) -> Options:
     if not smoke:
         return COMMANDS[name]()
     return ChoralesOptions(**_shared(SMOKE), out=Path("results/smoke"))
@@ -197,6 +215,13 @@ def _report(out: Path) -> Path:
     if not path.exists():
         raise UserError(f"there is no {path}; run: {_PROGRAM} chorales --out {out}")
     return report.write(pq.read_table(path), out)
+
+
+def _suggest(options: SuggestOptions) -> None:
+    if not options.run:
+        raise UserError(f"no run given; as in {_PROGRAM} suggest 0 --out {options.out}")
+    title, found, picture = suggest.write(options.run, options.out)
+    print(f"{title}\n{found}\n\nlook at {picture}")
 
 
 def _use_cores() -> None:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+import clipax
 from experiments.clippers import LEGEND
 from experiments.results import Run, Study
 
@@ -175,6 +176,29 @@ def title(run: Run) -> str:
     """A run in words."""
     where = f"{NAMES[run['cell']]}, learning rate {run['learning_rate']:g}, seed {run['seed']}"
     return f"{run['label']} ({where})"
+
+
+def save_suggestion(
+    norms: np.ndarray, found: clipax.Suggestion, described: str, path: Path
+) -> None:
+    """Draw the norms of a run, its spikes, its changes of level and the threshold, on white."""
+    with plt.rc_context(_style(**_WHITE)):
+        figure, axes = plt.subplots(figsize=(8, 3.6))
+        _log_axis(axes, *_span(np.append(norms, found.threshold)))
+        _draw_curve(axes, norms, "gradient norm", "#3b6ea5")
+        spikes = list(found.spikes)
+        if spikes:
+            axes.plot(spikes, norms[spikes], "x", color="#c2571a", label="spikes")
+        for i, step in enumerate(found.changes):
+            label = None if i else "change of the level"
+            axes.axvline(step, color="#8a6fb0", linestyle=(0, (1, 2)), label=label)
+        _draw_threshold(axes, np.full(len(norms), found.threshold))
+        axes.set_xlabel("update")
+        axes.set_ylabel("gradient norm (L2)")
+        axes.set_title(f"{described}: threshold {found.threshold:.3g}", pad=24)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 0.99), ncols=4, fontsize=8.5, borderpad=0)
+        figure.savefig(path, facecolor="white", metadata={"Date": None})
+        plt.close(figure)
 
 
 def curve_spans(study: Study, runs: Sequence[Run]) -> list[tuple[float, float]]:

@@ -54,6 +54,7 @@ WRAPPERS = {
     "clip_cotangent": "(x, clipper)",
     "per_example": "(loss_fn, clipper, *, microbatch=None)",
     "error_feedback": "(clipper, *, decay=1.0)",
+    "monitor": "(*, measure=None, ord=None, axis_name=None, name='monitor')",
     "momentum_reset": "(inner, every=500, *, warmup=150)",
     "skip_spikes": "(inner, *, sigma=6.0, window=128, warmup=64, watch='norm', "
     "max_consecutive=200, max_norm=None, axis_name=None, name='skip_spikes')",
@@ -62,6 +63,7 @@ CORE = {
     "clip_by": f"(measure, threshold, rule=rescale, *, {BOTH})",
     "clip": "(updates, clipper, params=None)",
     "metrics": "(opt_state)",
+    "suggest_threshold": "(norms)",
 }
 OF_NORM = f"norm={measures.l2!r}"
 ON_DEVICES = "axis_name=None, replicated=None"

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -31,8 +32,8 @@ def test_unknown_keys_are_rejected():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "there are chorales, report"),
-        (["coral"], "unknown command coral; there are chorales, report"),
+        ([], "there are chorales, report, suggest"),
+        (["coral"], "unknown command coral; there are chorales, report, suggest"),
         (["chorales", "--sedes", "3"], "unknown option --sedes; chorales has --clippers"),
         (["chorales", "--seeds", "many"], "--seeds"),
         (["chorales", "--seeds", "0"], "`seeds` must be at least 1, not 0"),
@@ -41,6 +42,12 @@ def test_unknown_keys_are_rejected():
         (["chorales", "--clippers", "norm"], "unknown clipper norm; there are none, global_norm"),
         (["chorales", "surplus"], "surplus"),
         (["report", "--out", "nowhere"], "there is no nowhere/runs.parquet"),
+        (["suggest"], "no run given"),
+        (
+            ["suggest", "3", "--out", "nowhere"],
+            "there is no nowhere/runs.parquet; train runs first",
+        ),
+        (["suggest", "norms.csv"], "there is no file norms.csv"),
     ],
 )
 def test_a_wrong_command_line_gets_one_line(arguments, said, capsys):
@@ -74,6 +81,27 @@ def test_whole_job_has_the_runs_that_it_promises():
     assert {len(group.seeds) for group in study} == {3}
     assert {clippers.LEGEND[group.clipper].name for group in study} == set(clippers.NAMES)
     assert len({config.to_json(group) for group in plan}) == len(plan)
+
+
+def test_suggest_reads_files_and_says_which_it_cannot(tmp_path, capsys):
+    norms = [1.0 + 0.1 * (i % 5) for i in range(60)]
+    norms[30] = 50.0
+    np.save(tmp_path / "a.npy", norms)
+    rows = "".join(f"{i},{norm}\n" for i, norm in enumerate(norms))
+    (tmp_path / "b.csv").write_text(f"step,norm\n{rows}")
+    (tmp_path / "c.txt").write_text("\n".join(map(str, norms)))
+    said = []
+    for name in ("a.npy", "b.csv", "c.txt"):
+        assert cli.main(["suggest", str(tmp_path / name), "--out", str(tmp_path)]) == 0
+        said.append(capsys.readouterr().out.splitlines()[1:-1])
+        assert (tmp_path / f"suggest-{name[0]}.svg").read_text().startswith("<?xml")
+    assert said[0] == said[1] == said[2] and said[0][0] == "threshold 1.4"
+    (tmp_path / "few.txt").write_text("1.0\n2.0")
+    (tmp_path / "words.csv").write_text("step,loss\n1,2")
+    for name, wrong in (("few.txt", "at least 20"), ("words.csv", "cannot read norms")):
+        assert cli.main(["suggest", str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert wrong in error and error.count("\n") == 1
 
 
 # The command, end to end
@@ -124,6 +152,17 @@ def test_smoke_writes_every_run_and_the_page(smoke):
     assert set(table["failed"].to_pylist()) == {True, False}
     assert f"[{len(plan)}/{len(plan)}, 0:00 left]" in said
     assert "independent keys" in (out / "report.html").read_text()
+
+
+def test_threshold_is_suggested_for_a_recorded_run(smoke, capsys):
+    out, _ = smoke
+    count = len(pq.read_table(out / "runs.parquet"))
+    assert cli.main(["suggest", "0", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("none (tanh RNN, learning rate 0.1, seed 0)\nthreshold ")
+    assert said.rstrip().endswith(f"look at {out / 'suggest-0.svg'}")
+    assert cli.main(["suggest", str(count), "--out", str(out)]) == 2
+    assert f"has the runs 0 to {count - 1}" in capsys.readouterr().err
 
 
 def test_started_again_it_trains_nothing_and_says_the_same(smoke, environment):

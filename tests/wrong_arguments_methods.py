@@ -169,6 +169,11 @@ BAD_METHODS = [
     bad(clipax.clip_cotangent, ValueError, r"`clipper` must be in \[0, inf\], got -1", 1.0, -1),
     bad(clipax.per_example, TypeError, "`loss_fn` must be a function, got 1", 1, clipax.value(1)),
     bad(clipax.per_example, TypeError, "`clipper` must be a clipper, got 1", abs, 1),
+    bad(clipax.monitor, TypeError, "`measure` must be a clipax Measure, got 1", measure=1),
+    bad(clipax.monitor, TypeError, "`name` must be a string, got None", name=None),
+    bad(clipax.monitor, ValueError, "`name` must not be empty", name=""),
+    bad(clipax.suggest_threshold, TypeError, "`norms` must be a series of numbers", "a"),
+    bad(clipax.suggest_threshold, ValueError, "`norms` must have one axis", [[1.0]]),
     bad(clipax.error_feedback, TypeError, "`clipper` must be a clipper, got 0.1", 0.1),
     bad(clipax.skip_spikes, TypeError, "`inner` must be an optimizer, got 0.1", 0.1),
     bad(

@@ -1,0 +1,36 @@
+"""Pages with blocks of code that run and say what they print."""
+
+import contextlib
+import io
+import re
+from typing import Any
+
+import numpy as np
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def run(code: str) -> tuple[dict[str, Any], str]:
+    """The names and the output of a block."""
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        exec(compile(code, "a block", "exec"), names)
+    return names, output.getvalue()
+
+
+def assert_prints_what_it_says(code: str) -> None:
+    """Of a block with what it prints in comments: behind each `print`, or below."""
+    said = re.findall(r"^# (.+)$|^ *print\(.*\)  # (.+)$", code, re.MULTILINE)
+    _, output = run(code)
+    words, numbers = _parsed(output)
+    expected_words, expected_numbers = _parsed("\n".join(a or b for a, b in said))
+    assert words == expected_words
+    np.testing.assert_allclose(numbers, expected_numbers, rtol=1e-6)
+
+
+def _parsed(output: str) -> tuple[list[str], list[float]]:
+    """What is printed, apart from its numbers and its spaces, and the numbers."""
+    number = r"-?\d+\.?\d*(?:e-?\d+)?"
+    return re.sub(number, " 0 ", output).split(), [float(x) for x in re.findall(number, output)]
