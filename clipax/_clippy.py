@@ -11,7 +11,7 @@ from clipax import _validate, measures, rules
 from clipax._core import initial_state, required, without_nonfinite
 from clipax._scale import scale
 from clipax._state import ClipState
-from clipax._trees import incremented, is_measured
+from clipax._trees import incremented, is_measured, promoted
 from clipax.thresholds import constant
 
 
@@ -97,7 +97,7 @@ def clippy(
 def _share(update: Array, param: Array, relative: float | Array, absolute: float | Array) -> Array:
     """Every entry in units of what is allowed; finite where the entry is."""
     size = jnp.abs(update)
-    wide = jnp.promote_types(size.dtype, jnp.float32)
+    wide = promoted(size.dtype, jnp.float32)
     largest, smallest = jnp.finfo(wide).max, jnp.finfo(wide).tiny
     allowed = jnp.maximum(relative * jnp.abs(param).astype(wide) + absolute, smallest)
     units = jnp.minimum(size.astype(wide) / allowed, largest)

@@ -9,7 +9,7 @@ from jax import Array
 
 from clipax import _validate
 from clipax._scale import like
-from clipax._trees import is_measured
+from clipax._trees import is_measured, promoted
 
 
 class ErrorFeedbackState(NamedTuple):
@@ -103,7 +103,7 @@ def _wide(leaf: Any) -> Any:
     if not is_measured(leaf):
         return leaf
     array = jnp.asarray(leaf)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array.astype(promoted(array.dtype, jnp.float32))
 
 
 def _no_error(leaf: Any) -> Array:

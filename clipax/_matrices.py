@@ -243,7 +243,7 @@ def _first(smallest: Array) -> Array:
     late = jnp.sum(smallest >= jnp.asarray(_LOWER, smallest.dtype)) - 1
     growth = math.log(_LOWER[1] / _LOWER[0])
     early = jnp.floor(jnp.log(smallest / _LOWER[0]) / growth)
-    return jnp.where(late < 0, early, late).astype(jnp.int32)
+    return jnp.where(late < 0, early.astype(jnp.int32), late.astype(jnp.int32))
 
 
 def _resolution(x: Array) -> float:
@@ -331,7 +331,7 @@ def _skew(x: Array) -> Array:
 
 
 def _identity(x: Array) -> Array:
-    return jnp.eye(x.shape[-1], dtype=x.dtype)
+    return jnp.expand_dims(jnp.eye(x.shape[-1], dtype=x.dtype), tuple(range(x.ndim - 2)))
 
 
 def _square(x: Array) -> Array:

@@ -121,7 +121,7 @@ def _unseen(names: list[str], zeros: Array) -> MonitorState:
         max=jnp.copy(zeros),
         nonfinite=jnp.copy(counts),
         first_nonfinite=counts - 1,
-        histogram=jnp.zeros((_BINS, 1), jnp.int32) + counts,
+        histogram=jnp.zeros((_BINS, 1), jnp.int32) + counts[None],
     )
 
 
@@ -129,11 +129,11 @@ def _seen(old: MonitorState, norm: Array) -> MonitorState:
     norm = norm.astype(old.norm.dtype)
     finite = jnp.isfinite(norm)
     entered = jnp.where(finite, norm, 0)
-    count = incremented(old.steps) - old.nonfinite
+    count = (incremented(old.steps) - old.nonfinite).astype(norm.dtype)
     first = jnp.where(old.first_nonfinite < 0, old.steps, old.first_nonfinite)
     exponent = jnp.where(entered > 0, _norms.exponent_of(entered) - 1, _LOWEST)
-    own = jnp.clip(exponent - _LOWEST, 0, _BINS - 1)
-    hit = finite & (lax.broadcasted_iota(jnp.int32, old.histogram.shape, 0) == own)
+    own = jnp.clip(exponent - _LOWEST, 0, _BINS - 1)[None]
+    hit = finite[None] & (lax.broadcasted_iota(jnp.int32, old.histogram.shape, 0) == own)
     return MonitorState(
         groups=old.groups,
         steps=incremented(old.steps),

@@ -20,6 +20,8 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
+from clipax._trees import promoted
+
 
 class Norm(NamedTuple):
     """The vector norm `(sum |x|^p)^(1/p)`; of the mean instead of the sum where `mean` is set."""
@@ -367,9 +369,9 @@ def _mantissa(n: Array) -> Array:
 
 def _wide(layout: Layout, arrays: Sequence[Array]) -> list[Array]:
     """The arrays in the dtype of their norms: float32, or float64 where there is some."""
-    wide = [jnp.promote_types(x.dtype, jnp.float32) for x in arrays]
+    wide = [promoted(x.dtype, jnp.float32) for x in arrays]
     if layout.groups is not None:  # one vector has one dtype
-        wide = [functools.reduce(jnp.promote_types, wide)] * len(wide)
+        wide = [promoted(*wide)] * len(wide)
     return [x.astype(dtype) for x, dtype in zip(arrays, wide, strict=True)]
 
 

@@ -11,6 +11,7 @@ from jax import Array
 
 from clipax import _validate
 from clipax._stateless import once
+from clipax._trees import promoted
 
 
 def per_example(
@@ -94,7 +95,7 @@ def _clipped(loss_fn, clip, params, example, weight) -> tuple[Array, Any]:
     loss, gradient = jax.value_and_grad(loss_fn)(params, *example)
 
     def counted(x):
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(promoted(x.dtype, jnp.float32))
         return jnp.where(weight, wide, 0)
 
     return counted(loss), jax.tree.map(counted, clip(gradient, params))

@@ -11,7 +11,7 @@ from jax import Array, lax
 
 from clipax._norms import entries
 from clipax._state import observe
-from clipax._trees import is_measured
+from clipax._trees import is_measured, promoted
 from clipax.measures import Norms
 from clipax.rules import Rule
 
@@ -112,7 +112,7 @@ def _factor(rule: Rule, norm: Array, threshold: Array) -> tuple[Array, Array]:
 def _multiplied(x: Any, factor: Array, power: Array, *, zero_is_final: bool) -> Array:
     """`power * factor * x` in the dtype of x; x itself, with no copy, where that is 1."""
     x = jnp.asarray(x)
-    wide = jnp.promote_types(x.dtype, factor.dtype)
+    wide = promoted(x.dtype, factor.dtype)
     product = x.astype(wide) * power.astype(wide) * factor.astype(wide)
     result = lax.select(_everywhere(factor == 1, x), x, product.astype(x.dtype))
     if zero_is_final:  # 0 times NaN is not zero

@@ -11,7 +11,7 @@ from clipax import _averages, _validate, _windows, measures, rules, thresholds
 from clipax._core import Given, clip_by, follow, initial_policy_state, without_nonfinite
 from clipax._scale import like, scale
 from clipax._state import ClipState, initial_metrics
-from clipax._trees import incremented, where_groups
+from clipax._trees import incremented, promoted, where_groups
 from clipax.measures import Norms
 from clipax.thresholds import ThresholdPolicy
 
@@ -254,5 +254,7 @@ def _shrink_entries(updates: optax.Updates, largest: Norms, limits: Array) -> op
 
 @jax.jit
 def _shrunk(x: Array, limit: Array, factor: Array) -> Array:
-    wide = x.astype(jnp.promote_types(x.dtype, factor.dtype))
-    return like(x, jnp.where(jnp.abs(wide) > limit, wide * factor, wide).astype(x.dtype))
+    wide = x.astype(promoted(x.dtype, factor.dtype))
+    return like(
+        x, jnp.where(jnp.abs(wide) > limit, wide * factor.astype(wide.dtype), wide).astype(x.dtype)
+    )

@@ -16,7 +16,7 @@ from clipax._core import Given, follow, initial_state, without_nonfinite
 from clipax._matrices import RULES, Spectrum
 from clipax._scale import like, scale
 from clipax._state import ClipState, Metrics, observe
-from clipax._trees import incremented, is_measured
+from clipax._trees import incremented, is_measured, promoted
 from clipax.measures import Norms
 from clipax.thresholds import Threshold, ThresholdPolicy, as_policy
 
@@ -249,4 +249,4 @@ def _placed(x: Array, kind: Any, spec: Iterable[Any]) -> Array:
 
 
 def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(promoted(x.dtype, jnp.float32))

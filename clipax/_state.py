@@ -1,13 +1,12 @@
 """The state of a clipper and what it observes of itself."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from clipax._trees import incremented
+from clipax._trees import incremented, promoted
 
 
 class Metrics(NamedTuple):
@@ -56,7 +55,7 @@ def initial_metrics(norms: list[Array], name: str | None, *, observed: bool, sca
         observed: whether the norms are few enough to be looked at.
         scalar: whether the threshold is one number for all groups, and so free to keep.
     """
-    dtype = functools.reduce(jnp.promote_types, [n.dtype for n in norms], jnp.dtype("float32"))
+    dtype = promoted(jnp.float32, *(n.dtype for n in norms))
 
     def array(value: float, kind: Any = dtype) -> Array:
         return jnp.array(value, kind)  # in a buffer of its own, so that a state can be donated
@@ -79,6 +78,10 @@ def observe(old: Any, norms: list[Array], thresholds: list[Array], factors: list
     if old.norm is None:
         kept = None if old.threshold is None else thresholds[0].astype(old.threshold.dtype)
         return old._replace(threshold=kept)
+    wide = promoted(old.norm.dtype, *(n.dtype for n in norms))
+    norms, thresholds, factors = (
+        [x.astype(wide) for x in arrays] for arrays in (norms, thresholds, factors)
+    )
     largest = _over_all(jnp.max, norms)
     at_largest = [
         jnp.where((n == largest) | jnp.isnan(n), t, 0)
@@ -90,7 +93,7 @@ def observe(old: Any, norms: list[Array], thresholds: list[Array], factors: list
         norm=largest,
         threshold=_over_all(jnp.max, at_largest),
         factor=_over_all(jnp.min, factors),
-        clipped=clipped / size,
+        clipped=clipped.astype(wide) / size,
         clipped_steps=counted(old.clipped_steps, clipped > 0),
         nonfinite=counted(old.nonfinite, nonfinite),
     )

@@ -1,6 +1,7 @@
 """What a measure has to know of the leaves of a tree: their kind, parents, labels, mapped axes."""
 
 import collections
+import functools
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -119,6 +120,12 @@ def _varying(x: Any) -> frozenset:
     kind = jax.typeof(x)
     manual = getattr(kind, "manual_axis_type", None)
     return manual.varying if manual is not None else getattr(kind, "vma", frozenset())
+
+
+def promoted(*dtypes: Any) -> Any:
+    """The dtype of numbers of these together, whatever `jax_numpy_dtype_promotion` allows."""
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, dtypes)
 
 
 def where_groups(condition: Array, new: Any, old: Any) -> Any:

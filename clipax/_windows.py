@@ -91,7 +91,7 @@ def mean_and_deviation(values: Array, chosen: Array) -> tuple[Array, Array]:
     Squares of the values themselves could overflow, and the difference of a mean of squares and the
     square of a mean could be negative.
     """
-    count = jnp.maximum(jnp.sum(chosen, axis=0), 1)
+    count = jnp.maximum(jnp.sum(chosen, axis=0), 1).astype(values.dtype)
     held = jnp.where(chosen, values, 0)
     largest = jnp.max(abs(held), axis=0)
     # A compiler may multiply by the reciprocal, which for the very largest would be flushed to 0.

@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from clipax import _validate
 from clipax._state import ClipState
-from clipax._trees import incremented, is_measured
+from clipax._trees import incremented, is_measured, promoted
 
 
 class MomentumResetState(NamedTuple):
@@ -87,10 +87,14 @@ def momentum_reset(
         kept = lax.cond(step % every == 0, forgotten, lambda old: old, state.inner)
         updates, kept = inner.update(updates, kept, params, **extra_args)
         factor = _share_after_reset(step, every, warmup)
-        updates = jax.tree.map(
-            lambda u: (u * factor).astype(u.dtype) if is_measured(u) else u, updates
-        )
-        return updates, MomentumResetState(step, kept)
+
+        def shrunk(u):
+            if not is_measured(u):
+                return u
+            wide = promoted(u.dtype, factor.dtype)
+            return (u.astype(wide) * factor.astype(wide)).astype(u.dtype)
+
+        return jax.tree.map(shrunk, updates), MomentumResetState(step, kept)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -107,5 +111,5 @@ def _fresh_moments(fresh: Any, old: Any) -> Any:
 
 def _share_after_reset(step: Array, every: int | Array, warmup: int | Array) -> Array:
     since = step % every
-    share = 1 - 0.495 * (1 + jnp.cos(jnp.pi * since / (warmup + 1)))
+    share = 1 - 0.495 * (1 + jnp.cos(jnp.pi * since.astype(jnp.float32) / jnp.float32(warmup + 1)))
     return jnp.where((step >= every) & (since < warmup), share, 1)

@@ -38,6 +38,7 @@ from clipax._trees import (
     mapped_names,
     path_name,
     paths_of,
+    promoted,
 )
 
 l1 = Norm(1)
@@ -316,7 +317,7 @@ def _over_leaves(assign, norm: Norm, axis_name, replicated, names=None) -> Measu
     def init(params: optax.Params) -> Norms:
         members, keys = groups(params)
         dtypes = [_wide(x) for x in jax.tree.leaves(params) if is_measured(x)]
-        dtype = functools.reduce(jnp.promote_types, dtypes, jnp.dtype("float32"))
+        dtype = promoted(jnp.float32, *dtypes)
         return Norms(jnp.zeros(len(keys), dtype), members)
 
     def norms(updates: optax.Updates) -> Norms:
@@ -383,7 +384,7 @@ def _check_norm(norm: Any) -> None:
 
 
 def _wide(leaf: Any) -> Any:
-    return jnp.promote_types(jnp.finfo(jnp.result_type(leaf)).dtype, jnp.float32)
+    return promoted(jnp.finfo(jnp.result_type(leaf)).dtype, jnp.float32)
 
 
 def _real(leaf: Any) -> Array:

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from catalogue import mixed, norm_of, plain
 from laws import every, rows, run, series
@@ -68,6 +69,35 @@ def _note_compilation(event, *_, **__):
 
 # Old jax cannot unregister a listener, so there is one for all tests.
 jax.monitoring.register_event_duration_secs_listener(_note_compilation)
+
+
+@every
+@pytest.mark.parametrize("x64", [False, True])
+def test_nothing_is_promoted_implicitly(row, x64):
+    """An update is traced where JAX refuses to mix dtypes and ranks."""
+    assert_promotes_nothing(row.make(nonfinite="sanitize"), x64)
+
+
+WRAPPED = {
+    "skip_spikes": clipax.skip_spikes(clipax.global_norm(1.0), watch="both"),
+    "error_feedback": clipax.error_feedback(clipax.per_leaf(1.0)),
+    "monitor": clipax.monitor(),
+    "momentum_reset": clipax.momentum_reset(optax.identity()),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize("x64", [False, True])
+def test_no_wrapper_promotes_implicitly(wrapper, x64):
+    assert_promotes_nothing(wrapper, x64)
+
+
+def assert_promotes_nothing(transformation, x64):
+    strict = jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise")
+    with strict[0], strict[1], enable_x64(x64):
+        gradient = mixed()
+        state = transformation.init(gradient)
+        jax.eval_shape(lambda s: transformation.update(gradient, s, value=1.0)[1], state)
 
 
 @every

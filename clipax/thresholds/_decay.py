@@ -89,7 +89,9 @@ def decayed(
         due = steps == 0
         if clip_rate is not None:
             clipped = _windows.push(clipped, norm > threshold)
-            share = jnp.sum(clipped.values, axis=0) / jnp.minimum(clipped.seen, window)
+            share = jnp.sum(clipped.values, axis=0, dtype=jnp.int32) / jnp.minimum(
+                clipped.seen, window
+            )
             due &= share > clip_rate
         decays = jnp.where(due, incremented(state.decays), state.decays)
         return threshold, DecayedState(steps, decays, clipped)

@@ -85,7 +85,7 @@ def _entered(norm: Array, state: HistoryPercentileState) -> HistoryPercentileSta
     bits = lax.bitcast_convert_type(norm.astype(jnp.float32), jnp.int32)
     own = jnp.clip((bits >> _SHIFT) - _FIRST, 0, _BINS - 1)
     bins = lax.broadcasted_iota(jnp.int32, state.counts.shape, 0)
-    counts = state.counts + (bins >= own[None])
+    counts = state.counts + (bins >= own[None]).astype(jnp.int32)
     return HistoryPercentileState(
         counts=jnp.where(counts[-1] >= _FULL, counts // 2, counts),
         smallest=jnp.minimum(state.smallest, norm),
@@ -100,16 +100,18 @@ def _read(state: HistoryPercentileState, percentile: float | Array) -> Array:
     rank = percentile * last.astype(jnp.float32) / 100
     below = jnp.minimum(jnp.floor(rank).astype(jnp.int32), last)
     low, high = (_of_rank(state, jnp.minimum(below + i, last)) for i in range(2))
-    value = low + jnp.clip(rank - below, 0, 1) * (high - low)
+    share = jnp.clip(rank - below.astype(rank.dtype), 0, 1).astype(low.dtype)
+    value = low + share * (high - low)
     return jnp.where(last < 0, jnp.inf, value)
 
 
 def _of_rank(state: HistoryPercentileState, rank: Array) -> Array:
     """The norm of a rank: those of a bin are taken to lie evenly in it, the ends are known."""
-    own = jnp.minimum(jnp.sum(state.counts <= rank[None], axis=0), _BINS - 1)
+    below = jnp.sum(state.counts <= rank[None], axis=0, dtype=jnp.int32)
+    own = jnp.minimum(below, _BINS - 1)
     before = jnp.where(own > 0, _taken(state.counts, jnp.maximum(own - 1, 0)), 0)
     inside = jnp.maximum(_taken(state.counts, own) - before, 1)
-    share = (rank - before + 0.5) / inside
+    share = ((rank - before).astype(jnp.float32) + 0.5) / inside.astype(jnp.float32)
     bits = ((own + _FIRST) << _SHIFT) + (share * (1 << _SHIFT)).astype(jnp.int32)
     norm = lax.bitcast_convert_type(bits, jnp.float32).astype(state.smallest.dtype)
     norm = jnp.clip(norm, state.smallest, state.largest)

@@ -220,7 +220,7 @@ def _usual(first: Array, outlier: float | Array | None) -> Array:
     held = first < jnp.inf
     if outlier is None:
         return held
-    return held & (first <= outlier * _windows.median(first))
+    return held & (first <= outlier * _windows.median(first)[None])
 
 
 class TrackedQuantileState(NamedTuple):
