@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from catalogue import INSIDE_LEAVES, group_norms, mixed, plain
 from laws import assert_same_bits, every, rows, run, series
+
+import clipax
 
 # Law 7: state is a stable pytree of arrays.
 
@@ -30,9 +33,9 @@ STEPS, RUNS = 640, 16
 
 
 @functools.cache
-def looped(row):
+def looped(clipper):
     """The first `count` of 640 steps of 16 runs, in a loop that carries their states."""
-    update = jax.vmap(row.make().update)
+    update = jax.vmap(clipper.update)
 
     def loop(state, gradients, count):
         def step(i, carry):
@@ -45,8 +48,8 @@ def looped(row):
     return jax.jit(loop)
 
 
-def started(row):
-    return jax.vmap(row.make().init)(_stacked([plain()] * RUNS))
+def started(clipper):
+    return jax.vmap(clipper.init)(_stacked([plain()] * RUNS))
 
 
 def steps_of(runs):
@@ -65,7 +68,7 @@ def steps_of(runs):
 def test_loop_over_vmapped_runs_equals_single_runs(row):
     gradients = [series(6, seed) for seed in (0, 50, 100)]
     singles = [run(row.make(), steps) for steps in gradients]
-    state, outputs = looped(row)(started(row), steps_of(gradients), 6)
+    state, outputs = looped(row.make())(started(row.make()), steps_of(gradients), 6)
     results = jax.tree.map(lambda x: x[:6, :3].swapaxes(0, 1), outputs)
     expected = _stacked([_stacked(steps) for steps, _ in singles])
     chex.assert_trees_all_close(results, expected, rtol=1e-6, atol=row.error)
@@ -102,7 +105,7 @@ def garbage():
 def test_ten_thousand_steps_of_garbage_break_nothing(row):
     """What is finite stays so and is clipped, the state too, and calm gradients come through."""
     given = garbage()
-    state, results = looped(row)(started(row), given, STEPS)
+    state, results = looped(row.make())(started(row.make()), given, STEPS)
     assert not any(np.isnan(x).any() for x in jax.tree.leaves(state.policy))
     # Of all norms the sum is the largest, and must be a number itself.
     sums = sum(_over_entries(np.sum, abs(np.float64(x))) for x in jax.tree.leaves(given))
@@ -117,7 +120,7 @@ def test_ten_thousand_steps_of_garbage_break_nothing(row):
             result = jax.tree.map(lambda x, at=(step, run): np.asarray(x[at]), results)
             assert group_norms(row, result).max(initial=0) <= row.fixed
     calm = steps_of([[plain(i, 0.01) for i in range(row.reset)]] * RUNS)
-    state, results = looped(row)(state, calm, row.reset)
+    state, results = looped(row.make())(state, calm, row.reset)
     assert not any(np.isnan(x).any() for x in jax.tree.leaves(state.policy))
     for x in jax.tree.leaves(results):
         last = np.asarray(x)[row.reset - 1]
@@ -125,6 +128,27 @@ def test_ten_thousand_steps_of_garbage_break_nothing(row):
         # A threshold of 1e-38 takes the published AdaGC thousands of steps, as it says.
         if row.name != "adagc_published" and row.rule != "skip":
             assert np.all(_over_entries(np.any, last[None]))
+
+
+WRAPPERS = {
+    "skip_spikes": clipax.skip_spikes(optax.chain(clipax.global_norm(0.5), optax.adam(0.1))),
+    "error_feedback": clipax.error_feedback(clipax.global_norm(0.5), decay=0.5),
+    "monitor": clipax.monitor(),
+    "momentum_reset": clipax.momentum_reset(
+        optax.chain(clipax.adaptive(nonfinite="zero"), optax.trace(0.9)), 100, warmup=10
+    ),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
+def test_ten_thousand_steps_of_garbage_break_no_wrapper(wrapper):
+    state, _ = looped(wrapper)(started(wrapper), garbage(), STEPS)
+    calm = steps_of([[plain(i, 0.01) for i in range(300)]] * RUNS)
+    state, results = looped(wrapper)(state, calm, 300)
+    assert not any(np.isnan(x).any() for x in jax.tree.leaves(state))
+    for x in jax.tree.leaves(results):
+        last = np.asarray(x)[299]
+        assert np.isfinite(last).all() and np.all(_over_entries(np.any, last[None]))
 
 
 def _over_entries(reduce, x):
