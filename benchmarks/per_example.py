@@ -7,6 +7,7 @@ printed is the median of the ratios of their times, with quartiles, and the peak
 memory of the compiled function for the whole batch and for 8 and 64 microbatches.
 """
 
+import functools
 import time
 
 import jax
@@ -17,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 import clipax
+from benchmarks.step_time import ratios
 
-BATCH, ROUNDS = 256, 60
+BATCH = 256
 
 
 def loss_fn(params, x, y):
@@ -57,12 +59,9 @@ def main() -> None:
     table = Table("per_example", "time over optax", "quartiles", "peak over optax")
     for microbatches in (1, 8, 64):
         compiled = jax.jit(ours(microbatches)).lower(*given).compile()
-        ratios = []
-        for i in range(ROUNDS):
-            order = (compiled, theirs) if i % 2 else (theirs, compiled)
-            seconds = {function: timed(function, given) for function in order}
-            ratios.append(seconds[compiled] / seconds[theirs])
-        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        low, middle, high = ratios(
+            functools.partial(timed, compiled, given), functools.partial(timed, theirs, given)
+        )
         share = compiled.memory_analysis().temp_size_in_bytes / peak
         label = f"{microbatches} microbatch{'es' * (microbatches > 1)}"
         table.add_row(label, f"{middle:.3f}", f"{low:.3f} to {high:.3f}", f"{share:.3f}")

@@ -99,12 +99,12 @@ def behind(clipper: optax.GradientTransformation) -> optax.GradientTransformatio
     return optax.chain(clipper, optax.adam(1e-3))
 
 
-def ratios(ours: Run, theirs: Run) -> np.ndarray:
-    """The time of a step over that of the other in the same round, for many rounds."""
+def ratios(ours: Callable[[], float], theirs: Callable[[], float]) -> np.ndarray:
+    """Quartiles of the seconds of one over those of the other in the same round."""
     found = []
     for i in range(ROUNDS):
         first, second = (ours, theirs) if i % 2 else (theirs, ours)
-        times = {first: first.seconds(), second: second.seconds()}
+        times = {first: first(), second: second()}
         found.append(times[ours] / times[theirs])
     return np.quantile(found, [0.25, 0.5, 0.75])
 
@@ -117,7 +117,7 @@ def main(names: list[str]) -> None:
     table = Table("method", "ratio", "quartiles")
     for name in names or known:
         for label, ours, theirs in pairs(name):
-            low, middle, high = ratios(ours, theirs)
+            low, middle, high = ratios(ours.seconds, theirs.seconds)
             table.add_row(label, f"{middle:.3f}", f"{low:.3f} to {high:.3f}")
     Console().print(table)
 

@@ -9,7 +9,7 @@ from jax import Array
 
 from clipax import _validate
 from clipax._scale import like
-from clipax._trees import is_measured, promoted
+from clipax._trees import is_measured, widened
 
 
 class ErrorFeedbackState(NamedTuple):
@@ -70,8 +70,7 @@ def error_feedback(
 
     Deviations: `decay`, which is 1 there.
     """
-    if not isinstance(clipper, optax.GradientTransformation):
-        raise TypeError(f"`clipper` must be a clipper, got {_validate.shown(clipper)}")
+    _validate.transformation("clipper", clipper, "a clipper")
     _validate.number("decay", decay, high=1)
     inner = optax.with_extra_args_support(clipper)
 
@@ -102,8 +101,7 @@ def _wide(leaf: Any) -> Any:
     """A leaf in the dtype of its buffer."""
     if not is_measured(leaf):
         return leaf
-    array = jnp.asarray(leaf)
-    return array.astype(promoted(array.dtype, jnp.float32))
+    return widened(jnp.asarray(leaf))
 
 
 def _no_error(leaf: Any) -> Array:

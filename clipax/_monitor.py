@@ -9,6 +9,7 @@ from jax import Array, lax
 
 from clipax import _norms, _validate, measures
 from clipax._clippers.parts import measure_of
+from clipax._state import counted
 from clipax._trees import incremented
 from clipax.measures import Measure
 
@@ -141,7 +142,7 @@ def _seen(old: MonitorState, norm: Array) -> MonitorState:
         # Each share before the difference: norms of 1e38 apart from each other do not overflow.
         mean=jnp.where(finite, old.mean + (entered / count - old.mean / count), old.mean),
         max=jnp.maximum(old.max, entered),
-        nonfinite=jnp.where(finite, old.nonfinite, incremented(old.nonfinite)),
+        nonfinite=counted(old.nonfinite, ~finite),
         first_nonfinite=jnp.where(finite, old.first_nonfinite, first),
-        histogram=jnp.where(hit, incremented(old.histogram), old.histogram),
+        histogram=counted(old.histogram, hit),
     )

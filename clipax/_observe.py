@@ -91,11 +91,7 @@ def clip(
         >>> clipped, metrics["norm"]
         ([Array([1.5, 2.0], dtype=float32)], Array(5., dtype=float32))
     """
-    if not isinstance(clipper, optax.GradientTransformation):
-        raise TypeError(
-            "`clipper` must be a clipper such as clipax.global_norm(1.0), got "
-            f"{_validate.shown(clipper)}"
-        )
+    _validate.transformation("clipper", clipper, "a clipper such as clipax.global_norm(1.0)")
     state = clipper.init(updates if params is None else params)
     updates, state = optax.with_extra_args_support(clipper).update(updates, state, params)
     return updates, metrics(state)

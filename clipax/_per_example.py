@@ -11,7 +11,7 @@ from jax import Array
 
 from clipax import _validate
 from clipax._stateless import once
-from clipax._trees import promoted
+from clipax._trees import widened
 
 
 def per_example(
@@ -60,8 +60,7 @@ def per_example(
     """
     if not callable(loss_fn):
         raise TypeError(f"`loss_fn` must be a function, got {_validate.shown(loss_fn)}")
-    if not isinstance(clipper, optax.GradientTransformation):
-        raise TypeError(f"`clipper` must be a clipper, got {_validate.shown(clipper)}")
+    _validate.transformation("clipper", clipper, "a clipper")
     if microbatch is not None:
         _validate.count("microbatch", microbatch)
 
@@ -95,8 +94,7 @@ def _clipped(loss_fn, clip, params, example, weight) -> tuple[Array, Any]:
     loss, gradient = jax.value_and_grad(loss_fn)(params, *example)
 
     def counted(x):
-        wide = x.astype(promoted(x.dtype, jnp.float32))
-        return jnp.where(weight, wide, 0)
+        return jnp.where(weight, widened(x), 0)
 
     return counted(loss), jax.tree.map(counted, clip(gradient, params))
 
@@ -113,8 +111,11 @@ def _total(example, count: int, rows: Any) -> Any:
     full = size // count
     rest = jax.tree.map(lambda x: x[full * count :], rows)
     whole = jax.tree.map(lambda x: x[: full * count].reshape(full, count, *x.shape[1:]), rows)
-    sums = jax.eval_shape(of, jax.tree.map(lambda x: x[0], whole))
-    start = of(rest) if size % count else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
+    if size % count:
+        start = of(rest)
+    else:
+        sums = jax.eval_shape(of, jax.tree.map(lambda x: x[0], whole))
+        start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
     return jax.lax.scan(
         lambda total, rows: (jax.tree.map(jnp.add, total, of(rows)), None), start, whole
     )[0]

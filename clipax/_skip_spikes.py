@@ -140,8 +140,7 @@ def skip_spikes(
     value, so that a constant loss is followed by a skip at any rise; and one NaN in the window
     makes tau NaN for as long as it stays there.
     """
-    if not isinstance(inner, optax.GradientTransformation):
-        raise TypeError(f"`inner` must be an optimizer, got {_validate.shown(inner)}")
+    _validate.transformation("inner", inner, "an optimizer")
     _validate.number("sigma", sigma, above=True)
     _validate.count("window", window)
     _validate.number("warmup", warmup)

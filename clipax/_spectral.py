@@ -16,7 +16,7 @@ from clipax._core import Given, follow, initial_state, without_nonfinite
 from clipax._matrices import RULES, Spectrum
 from clipax._scale import like, scale
 from clipax._state import ClipState, Metrics, observe
-from clipax._trees import incremented, is_measured, promoted
+from clipax._trees import incremented, is_measured, widened
 from clipax.measures import Norms
 from clipax.thresholds import Threshold, ThresholdPolicy, as_policy
 
@@ -171,7 +171,7 @@ def _spectra(method: str, matrices: list[Array]) -> list[tuple[Array, Spectrum]]
 
 def _stack(x: Array) -> Array:
     """What the functions of matrices take: whole, wide, finite, no wider than tall."""
-    return _matrices.as_tall(without_nonfinite(_wide(_gathered(x))))
+    return _matrices.as_tall(without_nonfinite(widened(_gathered(x))))
 
 
 def _clip(options, updates, norms: Norms, spectra, thresholds, metrics) -> tuple[Any, Any]:
@@ -246,7 +246,3 @@ def _placed(x: Array, kind: Any, spec: Iterable[Any]) -> Array:
     if AxisType.Explicit not in kind.mesh.axis_types:
         return x
     return jax.sharding.reshard(x, NamedSharding(kind.mesh, PartitionSpec(*spec)))
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(promoted(x.dtype, jnp.float32))

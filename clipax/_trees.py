@@ -128,6 +128,11 @@ def promoted(*dtypes: Any) -> Any:
         return functools.reduce(jnp.promote_types, dtypes)
 
 
+def widened(array: Array) -> Array:
+    """An array in float32 if it has fewer bits."""
+    return array.astype(promoted(array.dtype, jnp.float32))
+
+
 def where_groups(condition: Array, new: Any, old: Any) -> Any:
     """Takes the state of each group from `new` or `old`: the groups are the last axes of both."""
 

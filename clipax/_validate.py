@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 
 def number(
@@ -117,6 +118,16 @@ def options(nonfinite: Any, name: Any) -> None:
         raise TypeError(f"`name` must be a string or None, got {shown(name)}")
     if name == "":
         raise ValueError("`name` must not be empty, got ''")
+
+
+def transformation(argument: str, value: Any, kind: str) -> None:
+    """Checks that `value` is a gradient transformation, which the message calls `kind`.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    if not isinstance(value, optax.GradientTransformation):
+        raise TypeError(f"`{argument}` must be {kind}, got {shown(value)}")
 
 
 def name_of_wrapper(name: Any) -> None:

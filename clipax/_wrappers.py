@@ -67,8 +67,7 @@ def momentum_reset(
         Huang, Zhu, Jin, Liu, Wang, Liu, *SPAM: spike-aware Adam with momentum reset for stable LLM
         training*, 2025, https://arxiv.org/abs/2501.06842
     """
-    if not isinstance(inner, optax.GradientTransformation):
-        raise TypeError(f"`inner` must be an optimizer, got {_validate.shown(inner)}")
+    _validate.transformation("inner", inner, "an optimizer")
     _validate.number("every", every, low=1)
     _validate.number("warmup", warmup)
     _validate.shorter("warmup", warmup, "every", every)

@@ -40,6 +40,17 @@ def jitted(clipper):
     return jax.jit(lambda g, s: clipper.update(g, s), donate_argnums=(0, 1))
 
 
+def steps(optimizer, gradients, params=None):
+    """The updates of steps in a row, and the last state."""
+    state = optimizer.init(gradients[0] if params is None else params)
+    update = jax.jit(optimizer.update)
+    found = []
+    for gradient in gradients:
+        result, state = update(gradient, state, params)
+        found.append(result)
+    return found, state
+
+
 def assert_same_bits(a, b):
     chex.assert_trees_all_equal_structs(a, b)
     chex.assert_trees_all_equal_shapes_and_dtypes(a, b)

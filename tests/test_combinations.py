@@ -8,22 +8,12 @@ import optax
 import pytest
 from catalogue import BY_NAME, norm_of, plain, with_dtype
 from flax.training.dynamic_scale import DynamicScale
-from laws import assert_same_bits, series
+from laws import assert_same_bits, series, steps
 
 import clipax
 
 NAMES = ["global_norm", "value", "adaptive", "adagc", "unit"]
 every = pytest.mark.parametrize("name", NAMES)
-
-
-def steps(optimizer, gradients, params=None, **extra_args):
-    """The updates of steps in a row, and the last state."""
-    params = gradients[0] if params is None else params
-    state, update, found = optimizer.init(params), jax.jit(optimizer.update), []
-    for gradient in gradients:
-        result, state = update(gradient, state, params, **extra_args)
-        found.append(result)
-    return found, state
 
 
 # Accumulation

@@ -10,11 +10,9 @@ import optax
 import pytest
 from catalogue import mixed, norm_of, plain
 from laws import every, rows, run, series
+from norms import enable_x64
 
 import clipax
-
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-
 
 # Law 8: eager equals jit, nothing compiles twice, unknown arguments pass.
 

@@ -99,7 +99,7 @@ def test_block_to_paste_is_one_compiled_step_that_trains():
 def test_combinations_clip():
     names = block_with("drop_spikes")
     clippers = [x for x in names.values() if isinstance(x, optax.GradientTransformation)]
-    assert len(clippers) == 2
+    assert len(clippers) == 3
     results = jax.jit(lambda g: [clipax.clip(g, clipper)[0] for clipper in clippers])(plain())
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(results))
 

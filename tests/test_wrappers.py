@@ -5,19 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from laws import steps
 
 import clipax
-
-
-def steps(optimizer, gradients, params=None):
-    """The updates of steps in a row, and the last state."""
-    state = optimizer.init(gradients[0] if params is None else params)
-    update = jax.jit(optimizer.update)
-    found = []
-    for gradient in gradients:
-        result, state = update(gradient, state, params)
-        found.append(result)
-    return found, state
 
 
 def test_moments_are_forgotten_and_counters_go_on():
