@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.custom_batching import custom_vmap
+from jax.custom_batching import custom_vmap, sequential_vmap
 
 from clipax import rules
 from clipax._norms import exponent_of, powers_of_two
@@ -86,12 +86,24 @@ def _clipped_in_batches(rule: str, method: str) -> Callable[..., Array]:
     return batched
 
 
-# Singular value decomposition
+# Decompositions. On CPUs the matrices of a stack are decomposed one after the other: in jaxlib 0.10
+# and 0.11 LAPACK shares a stack out to the threads of XLA and blocks the one that it runs on, and
+# as soon as all of them are blocked the program hangs. Later versions do not share it out, so the
+# loop costs nothing there.
+
+
+def _decomposed(decompose: Callable[[Array], Any], x: Array) -> Any:
+    if jax.default_backend() != "cpu":
+        return decompose(x)
+    one_by_one = sequential_vmap(lambda matrix: decompose(matrix))  # with no default arguments
+    for _ in range(x.ndim - 2):
+        one_by_one = jax.vmap(one_by_one)
+    return one_by_one(x)
 
 
 def _svd(x: Array) -> tuple[Array, Array, Array]:
     """The columns of U, the singular values as a row, and the columns of V."""
-    u, s, vh = jnp.linalg.svd(x, full_matrices=False)
+    u, s, vh = _decomposed(functools.partial(jnp.linalg.svd, full_matrices=False), x)
     return u, s[..., None, :], _adjoint(vh)
 
 
@@ -114,7 +126,7 @@ _TRUSTED = 32.0  # of the largest singular value over tau; the error grows with 
 
 
 def _eigh_measured(x: Array) -> tuple[Array, tuple[Array, ...]]:
-    _, q = jnp.linalg.eigh(_product(_adjoint(x), x))
+    _, q = _decomposed(jnp.linalg.eigh, _product(_adjoint(x), x))
     columns = _product(x, q)
     s = jnp.sqrt(jnp.sum(_square(columns), axis=-2, keepdims=True))
     return jnp.max(s, axis=-1, keepdims=True), (columns, s, q)

@@ -145,6 +145,9 @@ def _over_runs(one: Callable[..., Tree], *args: Tree, data: Tree) -> Tree:
 
 @partial(jax.jit, static_argnums=0)
 def _parameters(task: Task, seeds: jax.Array, data: Tree) -> Tree:
+    # One run after the other: LAPACK calls for several matrices at once, as in orthogonal
+    # initializers under `vmap`, hang on CPUs with jaxlib 0.10 and 0.11.
+    @jax.custom_batching.sequential_vmap
     def one(seed: jax.Array, data: Tree) -> Tree:
         return task.init(jax.random.key(seed), data)
 

@@ -16,7 +16,7 @@ from experiments.errors import UserError
 from experiments.progress import Progress, clock
 from experiments.store import Store
 from experiments.tasks import chorales
-from experiments.train import train
+from experiments.train import _parameters, train
 
 # Scores
 
@@ -100,6 +100,14 @@ def test_the_seed_alone_decides_the_first_loss(material):
     first = _history(_small("value", (0.1, 1.0), (0, 1)), material).record.loss[:, 0]
     np.testing.assert_allclose(first[:2], first[2:], rtol=1e-6)
     assert first[0] != first[1]
+
+
+def test_initializers_ask_lapack_for_one_matrix_at_a_time(material):
+    # Several in one call can hang, see `train._parameters`.
+    seeds, task = np.arange(2 * len(jax.devices())), chorales.task(_small("value"))
+    text = _parameters.lower(task, seeds, material.arrays).as_text()
+    shapes = re.findall(r"custom_call @lapack_\w+\(.*: \(tensor<([\dx]+)xf32>", text)
+    assert shapes and all(shape.count("x") == 1 for shape in shapes), shapes
 
 
 # The store
