@@ -186,7 +186,7 @@ def _newton_schulz_measured(x: Array) -> tuple[Array, tuple[Array, ...]]:
         power, logarithm = carry
         power = _product(power, power)
         size = _frobenius(power)
-        return power / size, logarithm + jnp.log(size) * 0.5 ** (i + 1).astype(size.dtype)
+        return power / size, logarithm + jnp.log(size) * 0.5 ** jnp.asarray(i + 1, size.dtype)
 
     _, logarithm = lax.fori_loop(0, _SQUARINGS, square, (gram / size, jnp.log(size)))
     peak = jnp.max(abs(x), axis=(-2, -1), keepdims=True)

@@ -19,13 +19,15 @@ import clipax
 
 @every
 @pytest.mark.parametrize("placed", [jax.device_put, jax.device_get], ids=["device", "numpy"])
-def test_eager_equals_jit(row, placed):
-    clipper, gradients = row.make(), series(3)
+def test_eager_equals_jit_and_makes_no_nan(row, placed):
+    """With `jax_debug_nans`, which raises where an operation gives one."""
+    clipper, gradients = row.make(), [*series(3), jax.tree.map(jnp.zeros_like, plain())]
     expected, end = run(clipper, gradients)
     state = placed(clipper.init(gradients[0]))
-    for gradient, right in zip(gradients, expected, strict=True):
-        result, state = clipper.update(placed(gradient), state)
-        chex.assert_trees_all_close(result, right, rtol=1e-6)
+    with jax.debug_nans(True):
+        for gradient, right in zip(gradients, expected, strict=True):
+            result, state = clipper.update(placed(gradient), state)
+            chex.assert_trees_all_close(result, right, rtol=1e-6)
     chex.assert_trees_all_close(state, end, rtol=1e-6)
 
 
@@ -96,6 +98,38 @@ def assert_promotes_nothing(transformation, x64):
         gradient = mixed()
         state = transformation.init(gradient)
         jax.eval_shape(lambda s: transformation.update(gradient, s, value=1.0)[1], state)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED.values(), ids=WRAPPED)
+def test_no_wrapper_makes_nan_of_finite_gradients(wrapper):
+    with jax.debug_nans(True):
+        stepped(wrapper, [*series(3), jax.tree.map(jnp.zeros_like, plain())])
+
+
+def stepped(transformation, gradients):
+    """The results of `update` line by line."""
+    results, state = [], transformation.init(gradients[0])
+    for gradient in gradients:
+        result, state = transformation.update(gradient, state, gradient, value=1.0)
+        results.append(result)
+    return results
+
+
+@every
+def test_disabled_jit_changes_no_result(row):
+    clipper, gradients = row.make(), series(2)
+    with jax.disable_jit():
+        results = stepped(clipper, gradients)
+    expected, _ = run(clipper, gradients)
+    chex.assert_trees_all_close(results, expected, rtol=1e-6, atol=row.error)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED.values(), ids=WRAPPED)
+def test_disabled_jit_changes_no_result_of_a_wrapper(wrapper):
+    gradients = series(2)
+    with jax.disable_jit():
+        results = stepped(wrapper, gradients)
+    chex.assert_trees_all_close(results, stepped(wrapper, gradients), rtol=1e-6)
 
 
 @every

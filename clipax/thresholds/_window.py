@@ -93,9 +93,10 @@ def window_percentile(
             jnp.take_along_axis(state.ascending, jnp.asarray(place)[held][None], axis=0)[0]
             for place in (below, above)
         )
+        low, high = (jnp.where(held > 0, x, 0) for x in (low, high))  # an empty place holds inf
         fraction = jnp.asarray(rank - below, low.dtype)[held]
-        value = jnp.where(low == high, low, low + fraction * (high - low))
-        usable = (state.history.seen >= warmup) & (value > 0) & (held > 0)
+        value = low + fraction * (high - low)
+        usable = (state.history.seen >= warmup) & (value > 0)
         return jnp.where(usable, multiplier * value, initial)
 
     def update_fn(norm, state, *, step, param_norm, **extra_args):
