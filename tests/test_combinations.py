@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import jmp
 import numpy as np
 import optax
 import pytest
@@ -157,14 +158,30 @@ def half_loss(params, x):
 X = np.float16(np.random.default_rng(0).normal(size=(6, 16, 4)))
 
 
-def trained_in_half(optimizer, scale):
+def scaled_by_flax(scale, params, x):
+    scale, finite, _, gradient = scale.value_and_grad(half_loss)(params, x)
+    return scale, finite, gradient
+
+
+def scaled_by_jmp(scale, params, x):
+    scaled = jax.grad(lambda params: scale.scale(half_loss(params, x)))(params)
+    gradient = scale.unscale(scaled)
+    finite = jmp.all_finite(gradient)
+    return scale.adjust(finite), finite, gradient
+
+
+def trained_in_half(optimizer, scale, package="flax"):
     """Parameters and state after six steps, the gradients being unscaled before the optimizer."""
     params = {"w": jnp.asarray([0.5, -0.25, 1.0, 0.125])}
-    state, dynamic = optimizer.init(params), DynamicScale(scale=scale)
+    state = optimizer.init(params)
+    if package == "flax":
+        dynamic, scaled = DynamicScale(scale=scale), scaled_by_flax
+    else:
+        dynamic, scaled = jmp.DynamicLossScale(jnp.asarray(scale)), scaled_by_jmp
 
     @jax.jit
     def step(dynamic, params, state, x):
-        dynamic, finite, _, gradient = dynamic.value_and_grad(half_loss)(params, x)
+        dynamic, finite, gradient = scaled(dynamic, params, x)
         updates, new = optimizer.update(gradient, state, params)
         new = optax.apply_updates(params, updates), new
         return dynamic, *jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, (params, state))
@@ -175,19 +192,20 @@ def trained_in_half(optimizer, scale):
 
 
 @every
-@pytest.mark.parametrize("scale", [2.0**6, 2.0**10])
-def test_clipping_is_the_same_at_any_loss_scale(name, scale):
+@pytest.mark.parametrize("package, scale", [("flax", 2.0**6), ("flax", 2.0**10), ("jmp", 2.0**10)])
+def test_clipping_is_the_same_at_any_loss_scale(name, scale, package):
     optimizer = optax.chain(BY_NAME[name].make(), optax.adam(1e-2))
     expected, usual = trained_in_half(optimizer, 1.0)
-    params, state = trained_in_half(optimizer, scale)
+    params, state = trained_in_half(optimizer, scale, package)
     chex.assert_trees_all_close(params, expected, rtol=1e-4, atol=1e-5)
     chex.assert_trees_all_close(state[0], usual[0], rtol=5e-3, atol=1e-6)
 
 
-def test_step_that_overflows_leaves_no_trace():
+@pytest.mark.parametrize("package", ["flax", "jmp"])
+def test_step_that_overflows_leaves_no_trace(package):
     """At a scale of 2^17 all gradients overflow; the scale falls, and the first step is taken."""
     optimizer = optax.chain(clipax.adaptive(warmup=1), optax.adam(1e-2))
-    _, state = trained_in_half(optimizer, 2.0**18)
+    _, state = trained_in_half(optimizer, 2.0**18, package)
     assert int(clipax.metrics(state)["nonfinite"]) == 0
     assert 0 < int(state[0].step) < len(X)
     assert float(clipax.metrics(state)["norm"]) < 100
