@@ -1,11 +1,24 @@
-"""Which process runs which tests: several devices apart, all laws of a clipper in one."""
+"""Which process runs which tests: several devices apart, all laws of a clipper in one.
 
+Nearly all the time of the tests is compilation: the processes share what they have compiled.
+"""
+
+import atexit
 import os
 import re
+import shutil
+import tempfile
 
 from xdist.scheduler import LoadScopeScheduling
 
 DEVICES = "--xla_force_host_platform_device_count=8"
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # read by processes that start from here on
+    _folder = tempfile.mkdtemp(prefix="clipax-compiled-")
+    atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 collect_ignore = [] if DEVICES in os.environ.get("XLA_FLAGS", "") else ["devices"]
 

@@ -26,6 +26,7 @@ from norms import (
     measure_of,
 )
 
+import clipax
 from clipax import measures
 
 # Every tree, every measure, every norm.
@@ -185,6 +186,31 @@ def test_norm_of_one_entry_is_exact_for_every_power_of_two(dtype, norm):
     expected = np.ldexp(1.0, powers)
     for found in (one_by_one, columns):
         np.testing.assert_allclose(found, expected, rtol=4 * EPS)
+
+
+@pytest.mark.parametrize("million", ["full", "zeros but one"])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__
+)
+def test_million_entries_of_every_power_of_two_are_measured_and_clipped(dtype, million):
+    place = np.arange(10**6)
+    held = place == place if million == "full" else place == 777_777
+    tiniest = 2.0**-24 if dtype == jnp.float16 else TINY
+
+    @jax.jit
+    def clipped(entry, threshold):
+        return clipax.clip(jnp.where(held, entry, 0), clipax.global_norm(threshold))
+
+    for power in range(-24 if dtype == jnp.float16 else -126, 16 if dtype == jnp.float16 else 128):
+        norm = math.ldexp(math.sqrt(held.sum()), power)
+        if norm > LARGEST:
+            continue
+        result, metrics = clipped(jnp.asarray(math.ldexp(1, power), dtype), norm / 2)
+        np.testing.assert_allclose(metrics["norm"], norm, rtol=4 * EPS)
+        assert result.dtype == dtype
+        ends = np.float64([np.min(result), np.max(result)])
+        half = [0 if million != "full" else math.ldexp(0.5, power), math.ldexp(0.5, power)]
+        np.testing.assert_allclose(ends, half, rtol=4 * EPS, atol=tiniest)
 
 
 @st.composite
