@@ -19,15 +19,16 @@ def clip_cotangent(x: Any, clipper: optax.GradientTransformation | float | Array
     Forward `y = x`, backward `dL/dx = clip(dL/dy)`.
 
     Inside the step of a recurrent network it stands between two time steps: what comes back through
-    time is clipped at each of them, before it can explode. Under `vmap` each run is clipped by
-    itself; `clip_by(per_unit(axis=-1), 1.0)` clips each row of a batch by itself.
+    time is clipped at each of them, before it can explode. A batch has one norm:
+    `clip_by(per_unit(axis=-1), 1.0)` clips each of its rows by itself, and so does `vmap`.
 
     State: none.
 
     Args:
         x: an array or a tree of arrays.
         clipper: a clipper without state, or a number >= 0, which stands for `global_norm`: a
-            backward pass has no place for a state. A schedule stays at its first value.
+            backward pass has no place for a state, and none for parameters. A schedule stays at its
+            first value.
 
     Returns:
         x, to the bit.
@@ -35,7 +36,7 @@ def clip_cotangent(x: Any, clipper: optax.GradientTransformation | float | Array
     Raises:
         TypeError: if `clipper` is something else, or has a state; and by `jax.jvp`, which has no
             backward pass.
-        ValueError: if it is a negative number.
+        ValueError: if it is a negative number or NaN.
 
     Example:
         >>> def loss(state, clipper):

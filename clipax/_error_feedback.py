@@ -31,12 +31,12 @@ def error_feedback(
 ) -> optax.GradientTransformationExtraArgs:
     """Bring back at later steps what a clipper cuts off.
 
-    `x = g + e`, `g <- clip(x)` and then `e <- decay (x - g)`, which begins at 0.
+    `x = g + e`, `u = clip(x)`, `e <- decay (x - u)`, where e begins at 0 and u is the update.
 
-    With `decay=1` nothing is lost: the gradient and e before the step are the update and e after
-    it, to one rounding of x. A gradient that stays above the threshold then fills e for as long as
-    it does, and it takes as long to empty; below 1, e stays below `decay / (1 - decay)` times the
-    largest gradient.
+    With `decay=1` nothing is lost: `g + e` before a step is `u + e` after it, to one rounding of x.
+    So a spike of norm n comes back over the next n / tau steps, and under gradients that stay above
+    tau e grows without bound: it is meant for a clip that cuts often and little, not against
+    spikes. Below 1, e stays below `decay / (1 - decay)` times the largest gradient.
 
     State: that of the clipper and 1 number an entry.
 
@@ -47,7 +47,7 @@ def error_feedback(
     Returns:
         A gradient transformation. e is a float32 array where the gradient has 16 bits, and the
         update is rounded to these once: what rounding takes comes back too. Where an entry of x is
-        not finite, and where the clipper makes zeros of its group for that, e stays as it was.
+        not finite e stays as it was, and so it does, at such a step, wherever the update is 0.
 
     Raises:
         TypeError: if an argument is of the wrong kind.

@@ -25,25 +25,29 @@ def per_example(
     `g = sum_i w_i clip(grad L(params, x_i)) / sum_i w_i`, with w_i = 1, or 0 where the mask says
     so; the loss is the mean of the `L(params, x_i)` with the same weights.
 
-    One example in error cannot move the mean by more than its share of the threshold. This alone is
-    no guarantee of privacy: that needs noise, and an account of it, as in JAX Privacy.
+    One example with a finite gradient cannot move the mean by more than its share of the threshold;
+    one without makes it NaN, unless the clipper has `nonfinite="zero"`. This alone is no guarantee
+    of privacy: that needs noise, and an account of it, as in JAX Privacy.
 
     State: none.
 
     Args:
         loss_fn: `(params, *example) -> loss`, of one example without a batch axis.
-        clipper: a clipper without a state, such as `global_norm(1.0)` or `per_layer(1.0)`.
+        clipper: a clipper without a state, such as `global_norm(1.0)` or `per_layer(1.0)`. A
+            schedule stays at its first value.
         microbatch: how many examples are worked on at once, so that no more of their gradients are
             in memory; a Python integer >= 1, which need not divide the batch. `None` for all.
 
     Returns:
-        `fn(params, *batch, mask=None) -> (loss, gradient)`. The arrays of the batch have the
-        examples as first axis; `mask`, one truth value an example, is False for padding, of which
-        nothing is used, not even NaN. Without any example the loss and the gradient are 0.
+        `fn(params, *batch, mask=None) -> (loss, gradient)`. All arrays of the batch have the
+        examples as first axis: what the examples share belongs into `loss_fn` itself. `mask`, one
+        truth value an example, is False for padding, which is ignored even if it is NaN. Without
+        any example the loss and the gradient are 0. Inside `shard_map` the mean is that of the
+        examples of a device.
 
     Raises:
-        TypeError: if an argument is of the wrong kind, or the clipper has a state.
-        ValueError: if `microbatch` is below 1, or the arrays of a batch do not agree in length.
+        TypeError: if an argument is of the wrong kind; by `fn`, if the clipper has a state.
+        ValueError: if `microbatch` is below 1; by `fn`, if its arrays do not agree in length.
 
     Example:
         >>> def loss(w, x):

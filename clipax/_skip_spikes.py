@@ -1,5 +1,6 @@
 """Steps on which an optimizer is left alone: those with a spike."""
 
+import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -84,11 +85,16 @@ def skip_spikes(
     finite. The updates of a skipped step are zero, and `inner` is not called: its state stays as it
     was, to the bit.
 
-    tau is infinite until `warmup` values have been seen, and where all of them are 0. Nothing
-    enters at a step that is not finite. As m and not x enters, the next spike is found as well, and
-    a level that lasts is accepted: one 10 times as high after about 28 steps, one a million times
-    as high after about 123. After `max_consecutive` spikes without a step between them the next one
-    is taken and the window begins anew.
+    tau is infinite until `warmup` values have been seen, and where all of them are 0: a spike in
+    the warm-up is taken, and raises tau for as long as it is in the window, unless `max_norm` is
+    below it. Nothing enters at a step that is not finite. As m and not x enters, the next spike is
+    found as well, and a level that lasts is accepted: one 10 times as high after about 28 steps,
+    one a million times as high after about 123, with the defaults and a full window. After
+    `max_consecutive` spikes without a step between them the next one is taken and the window begins
+    anew.
+
+    Only what is watched is looked at: with `watch="loss"` a gradient that is not finite passes if
+    the loss is finite. Under `vmap` each run skips by itself, but `inner` is computed for all.
 
     State: that of `inner`, the window and 4 numbers for each of what is watched, and 5 numbers.
 
@@ -99,10 +105,11 @@ def skip_spikes(
         warmup: how many must have been seen, >= 0; it may exceed the window.
         watch: `"norm"`, the global L2 norm of the gradient, `"loss"`, or `"both"`: a spike of one
             of them is enough. The loss is the argument `value` of the optimizer's `update`, or else
-            `loss`.
-        max_consecutive: after how many spikes in a row the next is taken, >= 0.
-        max_norm: a norm above which a step is skipped whatever came before, and however often, a
-            number >= 0; `None` for none.
+            `loss`, a scalar; where the gradient is split over devices, the same on all of them,
+            such as its `jax.lax.pmean`.
+        max_consecutive: after how many spikes without a step between them the next is taken, >= 0.
+        max_norm: tau of the norm is at most this, from the first step on, and a norm above it is
+            skipped however often; with `watch="loss"` too. A number >= 0; `None` for none.
         axis_name: the mapped axes over which the gradient is split, see `clipax.measures.per_tree`.
         name: the prefix of the keys in `clipax.metrics`, which are `norm` and `loss`, where
             watched, `norm_threshold` and `loss_threshold`, `skipped` (1 if the last step was),
@@ -112,12 +119,13 @@ def skip_spikes(
     Returns:
         A gradient transformation. Put it around the whole optimizer: a clipper in it that measures
         the same norm gets it from here. On calm steps it costs nothing but the look at the norm
-        and the loss; a compiler, though, cannot add the updates to the parameters while it makes
-        them, as it does without it.
+        and the loss, and that a compiler makes the updates first and adds them to the parameters
+        then, where it would do both at once.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of its range, or the loss is watched and not given.
+        ValueError: if an argument is out of its range, or the loss is watched and not given or no
+            scalar.
 
     Example:
         >>> optimizer = clipax.skip_spikes(optax.sgd(1.0), warmup=2)
@@ -164,14 +172,19 @@ def skip_spikes(
 
     def update_fn(updates, state, params=None, **extra_args):
         spikes = state.spikes[name]
-        values, known, excessive = {}, [], False
+        values, known, excessive = {}, [], jnp.asarray(False)
         if watch != "loss" or max_norm is not None:
             with _norms.recording() as known:
                 (values["norm"],) = measure.norms(updates).values
-            excessive = False if max_norm is None else ~(values["norm"] <= max_norm)  # NaN is
+            if max_norm is not None:
+                excessive = ~(values["norm"] <= max_norm)  # NaN is
         if watch != "norm":
             values["loss"] = _loss(extra_args)
-        spikes = _seen(spikes, values, excessive, sigma, warmup, max_consecutive)
+        rule = functools.partial(_threshold, sigma=sigma, warmup=warmup)
+        thresholds = {kind: rule(w.history) for kind, w in spikes.watched.items()}
+        if max_norm is not None and watch != "loss":
+            thresholds["norm"] = jnp.minimum(thresholds["norm"], max_norm)
+        spikes = _seen(spikes, values, thresholds, excessive, max_consecutive)
 
         def update(state, params):
             with _norms.reusing(known):
@@ -194,14 +207,13 @@ def _loss(extra_args: dict[str, Any]) -> Array:
     return jnp.asarray(loss)
 
 
-def _seen(spikes: Spikes, values, excessive, sigma, warmup, max_consecutive) -> Spikes:
+def _seen(spikes: Spikes, values, thresholds, excessive, max_consecutive) -> Spikes:
     """What there is to tell after a step with these values."""
     watched = spikes.watched
     values = {kind: values[kind].astype(w.value.dtype) for kind, w in watched.items()}
-    thresholds = {kind: _threshold(w.history, sigma, warmup) for kind, w in watched.items()}
     finite = jnp.all(jnp.stack([jnp.isfinite(x) for x in values.values()]))
     spike = jnp.any(jnp.stack([values[kind] > thresholds[kind] for kind in watched]))
-    restart = finite & spike & (spikes.consecutive >= max_consecutive)
+    restart = finite & spike & ~excessive & (spikes.consecutive >= max_consecutive)
     skipped = ~finite | (spike & ~restart) | excessive
 
     def entered(kind: str, old: Ring) -> Ring:
@@ -218,7 +230,7 @@ def _seen(spikes: Spikes, values, excessive, sigma, warmup, max_consecutive) -> 
             for kind, w in watched.items()
         },
         skipped=skipped.astype(jnp.int32),
-        consecutive=jnp.where(skipped & ~restart, in_a_row, 0),
+        consecutive=jnp.where(skipped, in_a_row, 0),
         steps_skipped=counted(spikes.steps_skipped, skipped),
         nonfinite=counted(spikes.nonfinite, ~finite),
         restarts=counted(spikes.restarts, restart),

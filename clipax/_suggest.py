@@ -13,20 +13,21 @@ _SPIKE = 5.0  # times the median around it
 _CHANGE = 2.0  # times the level before it
 _SURE = 5.0  # times the deviation that the difference of two levels has by chance
 _GROWTH = 5.0  # of the last tenth over the calmest one
+_SUDDEN = 0.1  # of the run: a rise that takes longer is no explosion but the course of the run
 _MEANS = (0.5, 1.0, 2.0, 5.0, 10.0)
 _PERCENTILES = (10, 50, 90, 95, 99)
 
 
 class Candidate(NamedTuple):
-    """A threshold by one of the rules in use.
+    """A threshold by one of the methods in use.
 
     Attributes:
-        rule: how it is found.
+        method: how it is found.
         threshold: the number.
-        clip_rate: the share of the recorded steps that it would have clipped.
+        clip_rate: the share of the finite norms that are above it.
     """
 
-    rule: str
+    method: str
     threshold: float
     clip_rate: float
 
@@ -37,11 +38,13 @@ class Suggestion(NamedTuple):
     Attributes:
         threshold: the one to begin with.
         reasons: why, and what else the norms say.
-        candidates: thresholds by the rules in use.
+        candidates: thresholds by the methods in use.
         spikes: the steps whose norm is far above those around them, counted from 0.
         changes: the steps at which the norms change to another level.
         nonfinite: the steps whose norm is not finite.
-        clipping_hides: whether clipping would hide that the run diverges.
+        explosion: the step from which the norms are far above all before and rise until the end.
+        diverges: whether the norms grow in the course of the run and to its end, so that clipping
+            would only hide a learning rate that is too high.
     """
 
     threshold: float
@@ -50,36 +53,42 @@ class Suggestion(NamedTuple):
     spikes: tuple[int, ...]
     changes: tuple[int, ...]
     nonfinite: tuple[int, ...]
-    clipping_hides: bool
+    explosion: int | None
+    diverges: bool
 
     def __str__(self) -> str:
         rows = [
-            f"{c.rule:<24}{c.threshold:>12.4g}{c.clip_rate:>10.1%}".rstrip()
+            f"{c.method:<24}{c.threshold:>12.4g}{c.clip_rate:>10.1%}".rstrip()
             for c in self.candidates
         ]
-        head = f"{'rule':<24}{'threshold':>12}{'clipped':>10}"
+        head = f"{'method':<24}{'threshold':>12}{'clipped':>10}"
         return "\n".join([f"threshold {self.threshold:.4g}", *self.reasons, "", head, *rows])
 
 
 def suggest_threshold(norms: Sequence[float] | Any) -> Suggestion:
     """Suggest a threshold from the gradient norms of a run.
 
-    It is the 95th percentile of the norms since their last change of level, without the spikes: one
-    calm step in twenty and every spike are clipped.
+    It is the 95th percentile of the norms since their last change of level, without spikes and an
+    explosion at the end: since then, one calm step in twenty and every spike are clipped.
 
     A spike is a norm above 5 times the median of the ten norms before it and above 5 times that of
-    the ten behind it. The level changes where the geometric means of the ten norms before and the
-    ten behind a step, without spikes and zeros, differ by more than a factor of 2, and by more than
-    chance explains. It drifts where its first and its last quarter do; the threshold is then that
-    of the last. Clipping would hide a divergence where the last tenth of the norms has the largest
-    median of all tenths, more than 5 times that of the calmest, or where most of it is not finite.
+    the ten behind it; of the first and the last ten norms, one side counts. The norms explode where
+    the last of them are all above 5 times the median of the run and are lost behind that, or their
+    later half is above twice their earlier one. If this takes more than a tenth of the run, it
+    diverges; and so it does where the last tenth has the largest median of all, more than 5 times
+    that of the calmest, and is above the third from last by more than chance explains.
+
+    The level changes where the geometric means of the ten norms before and the ten behind a step,
+    without spikes and zeros, differ by more than a factor of 2, and by more than chance explains.
+    It drifts where the medians of its first and its last quarter differ by more than a factor of 2;
+    the threshold is then that of the last.
 
     Args:
         norms: the norms before clipping, one for each step, in order; at least 20 of them finite
-            and not zero. Norms of a run without clipping tell the most.
+            and not zero, an explosion apart. Norms of a run without clipping tell the most.
 
     Returns:
-        A `Suggestion`, with thresholds by the rules in use beside the one suggested: half to ten
+        A `Suggestion`, with thresholds by the methods in use beside the one suggested: half to ten
         times the mean, as Pascanu et al. advise, percentiles, twice the median, and the mean and
         three standard deviations.
 
@@ -91,7 +100,7 @@ def suggest_threshold(norms: Sequence[float] | Any) -> Suggestion:
         >>> norms = [1.0 + 0.01 * (step % 7) for step in range(100)]
         >>> norms[60] = 40.0
         >>> found = clipax.suggest_threshold(norms)
-        >>> found.threshold, found.spikes, found.clipping_hides
+        >>> found.threshold, found.spikes, found.diverges
         (1.06, (60,), False)
 
     References:
@@ -101,10 +110,13 @@ def suggest_threshold(norms: Sequence[float] | Any) -> Suggestion:
     series = _series(norms)
     finite = np.isfinite(series)
     steps = np.flatnonzero(finite)
-    kept = series[finite]
+    recorded = series[finite]
+    end = _explosion(recorded, lost=not finite[-1:].all())
+    kept = recorded[:end]
     if np.sum(kept > 0) < _LEAST:
         raise ValueError(
             f"`norms` must have at least {_LEAST} finite norms above 0, got {np.sum(kept > 0)}"
+            + (f" before they explode at step {steps[end]}" if end < len(recorded) else "")
         )
     spiked = _spikes(kept)
     calm = ~spiked & (kept > 0)
@@ -117,13 +129,16 @@ def suggest_threshold(norms: Sequence[float] | Any) -> Suggestion:
     found = Suggestion(
         threshold=float(np.percentile(level, 95)),
         reasons=(),
-        candidates=tuple(_candidates(kept)),
-        spikes=tuple(map(int, steps[spiked])),
-        changes=tuple(int(steps[calm][i]) for i in changes),
-        nonfinite=tuple(map(int, np.flatnonzero(~finite))),
-        clipping_hides=_diverges(series),
+        candidates=tuple(_candidates(recorded)),
+        spikes=tuple(int(i) for i in steps[:end][spiked]),
+        changes=tuple(int(steps[:end][calm][i]) for i in changes),
+        nonfinite=tuple(int(i) for i in np.flatnonzero(~finite)),
+        explosion=int(steps[end]) if end < len(recorded) else None,
+        diverges=len(recorded) - end > _SUDDEN * len(recorded) or _grows(kept[calm]),
     )
-    return found._replace(reasons=tuple(_reasons(found, kept, level, drift if drifts else None)))
+    return found._replace(
+        reasons=tuple(_reasons(found, recorded, level, drift if drifts else None))
+    )
 
 
 def _series(norms: Any) -> np.ndarray:
@@ -173,12 +188,25 @@ def _changes(norms: np.ndarray) -> list[int]:
     return sorted(found)
 
 
-def _diverges(series: np.ndarray) -> bool:
-    parts = [part[np.isfinite(part)] for part in np.array_split(series, 10)]
-    if 2 * len(parts[-1]) < len(series) // 10:
-        return True
-    *before, last = (np.median(part) for part in parts if len(part))
-    return bool(last >= max(before) and last > _GROWTH * min(before) > 0)
+def _explosion(norms: np.ndarray, *, lost: bool) -> int:
+    """The place from which the norms are far above all before and rise, or the end."""
+    if not np.any(norms > 0):
+        return len(norms)
+    calm = np.flatnonzero(norms <= _SPIKE * np.median(norms[norms > 0]))
+    begin = int(calm[-1]) + 1
+    rise = norms[begin:]
+    if len(rise) > 2 and not lost:
+        lost = np.median(rise[len(rise) // 2 :]) > _CHANGE * np.median(rise[: len(rise) // 2])
+    return begin if lost else len(norms)
+
+
+def _grows(norms: np.ndarray) -> bool:
+    """Whether the last tenth is the highest, far above the lowest, and the norms still rise."""
+    tenths = np.array_split(np.log(norms), 10)
+    medians = [np.median(tenth) for tenth in tenths]
+    by_chance = np.median([np.std(tenth) for tenth in tenths]) * np.sqrt(np.pi / len(tenths[-1]))
+    rises = medians[-1] - medians[-3] > 3 * by_chance
+    return bool(rises and medians[-1] == max(medians) > min(medians) + np.log(_GROWTH))
 
 
 def _candidates(norms: np.ndarray) -> list[Candidate]:
@@ -188,8 +216,8 @@ def _candidates(norms: np.ndarray) -> list[Candidate]:
     found["2 times the median"] = 2 * median
     found["mean and 3 deviations"] = mean + 3 * np.std(norms)
     return [
-        Candidate(rule, float(value), float(np.mean(norms > value)))
-        for rule, value in found.items()
+        Candidate(method, float(value), float(np.mean(norms > value)))
+        for method, value in found.items()
     ]
 
 
@@ -201,10 +229,15 @@ def _reasons(found: Suggestion, norms, level, drift: tuple[float, float] | None)
         + (f", without {spikes} spikes" if spikes else "")
         + f"; it would have clipped {np.mean(norms > found.threshold):.1%} of the steps."
     ]
-    if found.clipping_hides:
+    if found.diverges:
         reasons.append(
-            "The norms grow until the end or are lost: the run diverges. Clipping would hide a "
+            "The norms grow until the end: the run seems to diverge. Clipping may only hide a "
             "learning rate that is too high; lower it first."
+        )
+    elif found.explosion is not None:
+        reasons.append(
+            f"The norms explode at step {found.explosion}, after which the run does not come back. "
+            "The threshold is that of the norms before."
         )
     if changes:
         reasons.append(
@@ -212,7 +245,7 @@ def _reasons(found: Suggestion, norms, level, drift: tuple[float, float] | None)
             + (f" and {len(changes) - 5} others" if len(changes) > 5 else "")
             + ": a threshold that adapts, such as clipax.adaptive(), follows it."
         )
-    if drift and not found.clipping_hides:
+    if drift and not found.diverges:
         reasons.append(
             f"The level drifts from {drift[0]:.3g} to {drift[1]:.3g}: a threshold that adapts, "
             "such as clipax.adaptive(), or a schedule follows it."
@@ -220,7 +253,7 @@ def _reasons(found: Suggestion, norms, level, drift: tuple[float, float] | None)
     if found.nonfinite:
         reasons.append(
             f"{len(found.nonfinite)} norms are not finite, the first at step "
-            f"{found.nonfinite[0]}: no threshold helps there, see the argument `nonfinite`."
+            f"{found.nonfinite[0]}: no threshold acts on them, see the argument `nonfinite`."
         )
     if spikes > 0.05 * len(norms):
         reasons.append(

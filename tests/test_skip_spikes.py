@@ -131,6 +131,21 @@ def test_norm_above_the_largest_is_skipped_at_any_time_and_however_often():
         assert int(clipax.metrics(state)["skip_spikes/skipped"]) == skipped
 
 
+def test_norm_above_the_largest_enters_as_the_largest():
+    """One in the warm-up does not hide the spikes of the rest of the window."""
+    series = lognormal(90)
+    series[10], series[75] = 1e6, 39.0
+    found, _ = skips(series, max_norm=40.0)
+    assert np.flatnonzero(found).tolist() == [10, 75]
+
+
+def test_no_level_above_the_largest_norm_is_accepted():
+    series = np.concatenate([lognormal(100), np.full(20, 50.0), [39.0]])
+    found, values = skips(series, max_norm=40.0, max_consecutive=10)
+    assert found[100:].tolist() == [True] * 20 + [False]
+    assert int(values["restarts"]) == 1
+
+
 def test_both_are_watched():
     optimizer, update = stepper(watch="both", warmup=2)
     state = optimizer.init(jnp.zeros(()))

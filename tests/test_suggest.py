@@ -19,7 +19,7 @@ def test_calm_norms_give_their_95th_percentile_and_no_warning():
     found = clipax.suggest_threshold(norms)
     assert found.threshold == np.percentile(norms, 95)
     assert (found.spikes, found.changes, found.nonfinite) == ((), (), ())
-    assert not found.clipping_hides and len(found.reasons) == 1
+    assert not found.diverges and len(found.reasons) == 1
 
 
 def test_spikes_are_found_and_do_not_move_the_threshold():
@@ -58,22 +58,49 @@ def test_heavy_tails_are_no_change_of_the_level(seed):
 def test_drift_is_told_and_the_last_norms_count():
     norms = calm() * np.geomspace(10, 1, 400)
     found = clipax.suggest_threshold(norms)
-    assert found.changes == () and told(found, "drifts") and not found.clipping_hides
+    assert found.changes == () and told(found, "drifts") and not found.diverges
     assert found.threshold == np.percentile(norms[300:], 95)
 
 
-def test_divergence_is_told():
-    growing = calm() * np.geomspace(1, 1e4, 400)
-    lost = np.where(np.arange(400) < 370, calm(), np.nan)
-    for norms in (growing, lost):
-        found = clipax.suggest_threshold(norms)
-        assert found.clipping_hides and told(found, "lower it first")
+@pytest.mark.parametrize("growth", [30, 1e4, 1e30])
+def test_growth_over_the_whole_run_is_told(growth):
+    found = clipax.suggest_threshold(calm() * np.geomspace(1, growth, 400))
+    assert found.diverges and told(found, "lower it first")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_level_that_lasts_does_not_diverge(seed):
+    norms = calm(seed=seed)
+    norms[250:] *= 100
+    found = clipax.suggest_threshold(norms)
+    assert not found.diverges and found.explosion is None
+
+
+@pytest.mark.parametrize("lost", [0, 1, 200])
+@pytest.mark.parametrize("steps", [3, 10, 30, 90])
+def test_explosion_at_the_end_is_told_and_left_out(steps, lost):
+    norms = np.concatenate([calm(970), 4.0 ** np.arange(2, steps + 2), np.full(lost, np.nan)])
+    found = clipax.suggest_threshold(norms)
+    assert found.explosion == 970 and not found.diverges and told(found, "explode at step 970")
+    assert found.threshold == np.percentile(calm(970), 95)
+    assert (found.spikes, found.changes) == ((), ())
+    assert len(found.nonfinite) == lost
+
+
+def test_norms_that_are_lost_at_once_are_no_explosion():
+    found = clipax.suggest_threshold(np.where(np.arange(400) < 370, calm(), np.nan))
+    assert not found.diverges and found.explosion is None
     assert found.nonfinite == tuple(range(370, 400)) and told(found, "first at step 370")
 
 
-def test_candidates_are_the_rules_in_use():
+def test_norms_that_are_finite_at_the_end_only():
+    found = clipax.suggest_threshold(np.where(np.arange(200) < 180, np.nan, calm(200)))
+    assert found.nonfinite == tuple(range(180)) and 0.5 < found.threshold < 3
+
+
+def test_candidates_are_the_methods_in_use():
     norms = np.arange(1.0, 101.0)
-    by_rule = {c.rule: c for c in clipax.suggest_threshold(norms).candidates}
+    by_rule = {c.method: c for c in clipax.suggest_threshold(norms).candidates}
     assert by_rule["0.5 times the mean"].threshold == 25.25
     assert by_rule["0.5 times the mean"].clip_rate == 0.75
     assert by_rule["10 times the mean"].clip_rate == 0
@@ -92,7 +119,7 @@ def test_zeros_and_short_series():
 def test_it_prints_as_a_report():
     lines = str(clipax.suggest_threshold(calm())).splitlines()
     assert lines[0].startswith("threshold ") and lines[3].split() == [
-        "rule",
+        "method",
         "threshold",
         "clipped",
     ]
@@ -106,6 +133,11 @@ def test_it_prints_as_a_report():
         ([[1.0] * 30], ValueError, r"`norms` must have one axis, got the shape \(1, 30\)"),
         ([1.0] * 30 + [-1.0], ValueError, "`norms` must not be negative, got -1"),
         ([1.0] * 19 + [np.nan, 0.0], ValueError, "at least 20 finite norms above 0, got 19"),
+        (
+            [1.0] * 15 + [10.0**i for i in range(1, 9)],
+            ValueError,
+            "finite norms above 0, got 15 before they explode at step 15",
+        ),
     ],
 )
 def test_wrong_series_are_refused(norms, error, message):
