@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from experiments import config, runner, scores
+from experiments import config, data, runner, scores
 from experiments.errors import UserError
 from experiments.progress import Progress, clock
 from experiments.store import Store
@@ -100,6 +100,27 @@ def test_the_seed_alone_decides_the_first_loss(material):
     first = _history(_small("value", (0.1, 1.0), (0, 1)), material).record.loss[:, 0]
     np.testing.assert_allclose(first[:2], first[2:], rtol=1e-6)
     assert first[0] != first[1]
+
+
+@pytest.mark.parametrize("shown", ["chorale", "start", "pitch"])
+def test_passages_are_drawn_from_all_chorales_places_and_pitches_alike(shown):
+    count, time, length = 5, 12, 3  # 9 places, or the only one in the last, short chorale
+    keys = data.KEYS + chorales._UPPER - chorales._LOWER
+    number = {"chorale": 0, "start": 1, "pitch": 2}[shown]
+    rolls = np.indices((count, time, keys))[number]
+    lengths = np.full(count, time)
+    lengths[-1] = length + 1
+    passages, mask = chorales._draw(jax.random.key(0), (rolls, lengths), 20_000, length)
+    assert passages.shape == (length + 1, 20_000, data.KEYS) and mask.all()
+    found, counts = np.unique(np.asarray(passages[0, :, 0]), return_counts=True)
+    expected = {
+        "chorale": np.full(5, 1 / 5),
+        "start": np.array([1 / 5 + 4 / 45] + [4 / 45] * 8),
+        "pitch": np.full(keys - data.KEYS + 1, 1 / (keys - data.KEYS + 1)),
+    }[shown]
+    np.testing.assert_array_equal(found, np.arange(len(expected)))
+    deviations = np.sqrt(20_000 * expected * (1 - expected))
+    assert np.all(abs(counts - 20_000 * expected) < 4 * deviations)
 
 
 def test_initializers_ask_lapack_for_one_matrix_at_a_time(material):

@@ -144,11 +144,15 @@ def _draw(
 ) -> tuple[jax.Array, jax.Array]:
     """Passages of random chorales at a random pitch, `[time, batch, keys]`, and their mask."""
     rolls, lengths = chorales
-    which, where, pitch = jax.random.split(key, 3)
-    chorale = jax.random.randint(which, (batch,), 0, len(rolls))
-    spare = jnp.maximum(lengths[chorale] - (length + 1), 0)
-    start = jax.random.randint(where, (batch,), 0, spare + 1)
-    lowest = jax.random.randint(pitch, (batch,), 0, _UPPER - _LOWER + 1)
+    # All numbers at once: most of the time to compile a draw is its calls of the generator.
+    chances = jax.random.uniform(key, (3, batch))
+
+    def below(limit: jax.Array | int, chance: jax.Array) -> jax.Array:
+        return jnp.floor(limit * chance).astype(jnp.int32)
+
+    chorale = below(len(rolls), chances[0])
+    start = below(jnp.maximum(lengths[chorale] - (length + 1), 0) + 1, chances[1])
+    lowest = below(_UPPER - _LOWER + 1, chances[2])
 
     def cut(*at: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(rolls, at, (1, length + 1, data.KEYS))[0]
