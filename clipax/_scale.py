@@ -83,9 +83,16 @@ def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple
     )
     multiply = functools.partial(_multiplied, zero_is_final=static.nonfinite == "zero")
     if static.groups is None:
-        return [*map(multiply, leaves, factors, powers)], metrics
-    own = entries((factors[0], powers[0]), static.groups)
+        own = map(_kept, leaves, zip(factors, powers, strict=True))
+    else:
+        own = entries((factors[0], powers[0]), static.groups)
     return [multiply(x, *several) for x, several in zip(leaves, own, strict=True)], metrics
+
+
+def _kept(leaf: Any, several: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The factors of a leaf. Those that many entries share are not computed anew for each entry."""
+    shared = any(x.size < leaf.size for x in several)
+    return lax.optimization_barrier(several) if shared else several
 
 
 # A factor below the smallest normal number would flush to zero and take the gradient with it. The

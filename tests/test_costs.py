@@ -87,6 +87,21 @@ def _outside_of_conditionals(text):
     ]
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 12), reason="older compilers put factors into loops regardless"
+)
+def test_factors_of_units_are_not_computed_for_every_entry():
+    """They are vectors: what makes them must not stand in the loops over the matrix."""
+    optimizer = optax.chain(clipax.agc(), optax.adam(1e-3))
+    matrix = jnp.ones((256, 512))
+    lowered = jax.jit(optimizer.update).lower(matrix, optimizer.init(matrix), matrix)
+    fused = r"^(%[\w.\-]+ \(.*\) -> f32\[256,512\].*\n(?:  .*\n)*)"
+    loops = re.findall(fused, lowered.compile().as_text(), re.MULTILINE)
+    vectors = r"= (?:f32|pred)\[(?:1,)?512\]\S* (?!parameter|bitcast|broadcast)"
+    assert loops
+    assert all(len(re.findall(vectors, loop)) <= 2 for loop in loops)
+
+
 @each
 def test_batch_of_runs_costs_what_the_runs_cost(clipper):
     """A `select` in place of the `cond` would compute the fallback of every run."""
