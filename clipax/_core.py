@@ -152,8 +152,8 @@ def follow(policy: ThresholdPolicy, norms: Norms, state: Any, given: Given) -> t
     parameter_norms = functools.cache(lambda: jax.tree.leaves(_parameter_norms(given)))
     arrays, treedef = jax.tree.flatten(norms.values)
     thresholds, states = [], []
-    for i, (norm, old) in enumerate(zip(arrays, _apart(policy, state, norms), strict=True)):
-        _check_groups(norm, old)
+    for i, (norm, old) in enumerate(zip(arrays, _apart(policy, state, norms, given), strict=True)):
+        _check_groups(norm, old, given)
         own = {"step": given.step, "param_norm": lambda i=i: parameter_norms()[i]}
         threshold, new = policy.update(norm, old, **{**given.extra_args, **own})
         thresholds.append(jnp.maximum(jnp.asarray(threshold).astype(norm.dtype), 0))
@@ -173,29 +173,22 @@ def _joined(policy: ThresholdPolicy, states: list[Any], treedef: Any) -> Any:
     return jax.tree.map(lambda *leaves: treedef.unflatten(leaves), *states)
 
 
-def _apart(policy: ThresholdPolicy, joined: Any, norms: Norms) -> list[Any]:
+def _apart(policy: ThresholdPolicy, joined: Any, norms: Norms, given: Given) -> list[Any]:
     arrays, treedef = jax.tree.flatten(norms.values)
     if norms.groups is not None:
         return [joined]
     single = jax.eval_shape(policy.init, jax.ShapeDtypeStruct((), jnp.float32))
     single = jax.tree.structure(single)
-    try:
-        columns = [treedef.flatten_up_to(tree) for tree in single.flatten_up_to(joined)]
-    except ValueError as error:
-        raise ValueError(_OTHER_TREE.format(treedef, jax.tree.structure(joined))) from error
-    if any(len(column) != len(arrays) for column in columns):
-        raise ValueError(_OTHER_TREE.format(treedef, jax.tree.structure(joined)))
+    for tree in single.flatten_up_to(joined):
+        _validate.same_tree(given.name, treedef, jax.tree.structure(tree))
+    columns = [treedef.flatten_up_to(tree) for tree in single.flatten_up_to(joined)]
     return [single.unflatten(column[i] for column in columns) for i in range(len(arrays))]
 
 
-_OTHER_TREE = "the gradient must have the structure of the tree given to `init`, got {} for {}"
-
-
-def _check_groups(norm: Array, policy_state: Any) -> None:
+def _check_groups(norm: Array, policy_state: Any, given: Given) -> None:
     for leaf in jax.tree.leaves(policy_state):
         groups = leaf.shape[leaf.ndim - norm.ndim :]
-        if groups != norm.shape:
-            raise ValueError(_OTHER_TREE.format(f"norms of shape {norm.shape}", f"{groups}"))
+        _validate.same_tree(given.name, f"norms of shape {norm.shape}", f"norms of shape {groups}")
 
 
 def required(params: optax.Params | None, name: str | None) -> optax.Params:

@@ -79,6 +79,8 @@ def error_feedback(
         return ErrorFeedbackState(buffer, inner.init(jax.tree.map(_wide, params)))
 
     def update_fn(updates, state, params=None, **extra_args):
+        found, known = jax.tree.structure(updates), jax.tree.structure(state.buffer)
+        _validate.same_tree("error_feedback", found, known)
         whole = jax.tree.map(_sum, updates, state.buffer)
         clipped, kept = inner.update(whole, state.inner, params, **extra_args)
         clipped = jax.tree.map(_rounded, updates, clipped)

@@ -96,6 +96,8 @@ def monitor(
     def update_fn(updates, state: Any, params=None, **extra_args):
         del params, extra_args
         names = _names(chosen, updates)
+        found, known = sorted(names), sorted(state[name].groups)
+        _validate.same_tree(name, f"the groups {found}", f"the groups {known}")
         norm = chosen.norms(updates).values
         if sorted(names) != names:  # a dict of the state is sorted by JAX
             norm = norm[np.argsort(names)]

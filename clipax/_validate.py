@@ -120,6 +120,19 @@ def options(nonfinite: Any, name: Any) -> None:
         raise ValueError("`name` must not be empty, got ''")
 
 
+def same_tree(name: str | None, found: Any, known: Any) -> None:
+    """Checks that the gradient is one that the state of the clipper `name` was made for.
+
+    Raises:
+        ValueError: if what was `found` of it is not what is `known`.
+    """
+    if found != known:
+        raise ValueError(
+            f"{name or 'this clipper'} must get a gradient like the tree that its `init` was given:"
+            f" got {found} for {known}; call `init` again for another tree"
+        )
+
+
 def transformation(argument: str, value: Any, kind: str) -> None:
     """Checks that `value` is a gradient transformation, which the message calls `kind`.
 

@@ -389,4 +389,10 @@ def _wide(leaf: Any) -> Any:
 
 def _real(leaf: Any) -> Array:
     array = jnp.asarray(leaf)
+    if partial := getattr(jax.typeof(array).sharding.spec, "unreduced", None):
+        raise ValueError(
+            f"a leaf of shape {array.shape} is a sum that is yet to be taken over the mesh axes "
+            f"{sorted(partial)}: take it before clipping, with `jax.sharding.reshard(gradient, "
+            "jax.sharding.PartitionSpec())`"
+        )
     return abs(array) if jnp.iscomplexobj(array) else array

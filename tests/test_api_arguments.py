@@ -84,18 +84,30 @@ def test_label_that_is_no_label_is_refused(label, max_norm):
         pytest.param(clipax.value(MEAN), id="value"),
         pytest.param(clipax.clip_by(measures.per_unit(), MEAN), id="per_unit"),
         pytest.param(clipax.clip_by(measures.per_element(), MEAN), id="per_element"),
+        pytest.param(clipax.spam(), id="spam"),
+        pytest.param(clipax.stable_spam(), id="stable_spam"),
+        pytest.param(clipax.adagc(), id="adagc"),
+        pytest.param(clipax.monitor(measure=measures.per_leaf()), id="monitor"),
+        pytest.param(clipax.error_feedback(clipax.global_norm(1.0)), id="error_feedback"),
     ],
 )
 def test_gradient_of_another_tree_than_at_init_is_refused(clipper, other):
     state = clipper.init(GRADIENT)
-    with pytest.raises(ValueError, match=r"the gradient must have the structure .* `init`, got "):
+    with pytest.raises(ValueError, match=r"must get a gradient like .* `init` .* got "):
         clipper.update(other, state)
+
+
+def test_message_about_another_tree_names_the_clipper():
+    clipper = clipax.olmo(name="encoder")
+    state = clipper.init(GRADIENT)
+    with pytest.raises(ValueError, match=r"^encoder must get a gradient like"):
+        clipper.update({"a": jnp.ones(2)}, state)
 
 
 def test_gradient_of_another_shape_than_at_init_is_refused():
     clipper = clipax.value(MEAN)
     state = clipper.init(GRADIENT)
-    with pytest.raises(ValueError, match=r"the gradient .* `init`, got .*\(4,\)"):
+    with pytest.raises(ValueError, match=r"a gradient like .* `init` .* got .*\(4,\)"):
         clipper.update(GRADIENT | {"b": jnp.ones(4)}, state)
 
 

@@ -1,4 +1,7 @@
-"""Law 12 for sharded `jit`: the norm is that of the whole gradient, and costs one all-reduce."""
+"""Law 12 for sharded `jit`: the norm is that of the whole gradient, and costs one all-reduce.
+
+Every clipper on a mesh of one axis; on one of two axes one for each kind of group and of state.
+"""
 
 import functools
 import math
@@ -11,14 +14,19 @@ import numpy as np
 import optax
 import pytest
 from catalogue import BY_NAME, CATALOGUE, INSIDE_LEAVES
-from jax.sharding import AxisType
-from spread import gradient, mesh_of, run, set_mesh, sharded
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from spread import GRID, ROW, run, set_mesh
 
 import clipax
 
 pytestmark = pytest.mark.devices
 every = pytest.mark.parametrize("row", CATALOGUE, ids=[row.name for row in CATALOGUE])
-GRADIENTS = [gradient(i, 3.0**i) for i in range(3)]
+KINDS = (
+    "global_norm", "adaptive_per_layer", "moving_average_per_leaf", "per_group", "block_rms",
+    "value", "unit_mean", "spam", "stable_spam",
+)  # fmt: skip
+on_grid = pytest.mark.parametrize("name", KINDS)
 
 
 class Spread(NamedTuple):
@@ -35,11 +43,15 @@ class Spread(NamedTuple):
     state: Any
 
 
+def gradients(layout):
+    return [layout.gradient(i, 3.0**i) for i in range(3)]
+
+
 @functools.cache
-def spread(row, kind):
-    mesh, clipper = mesh_of(kind), row.make()
+def spread(row, layout, kind):
+    mesh, clipper = layout.mesh(kind), row.make()
     with set_mesh(mesh):
-        placed = [sharded(g, mesh) for g in GRADIENTS]
+        placed = [layout.sharded(g, mesh) for g in gradients(layout)]
         state = clipper.init(placed[0])
         update = compiled(clipper, placed[0], state)
         for g in placed:
@@ -57,38 +69,57 @@ def collectives(update):
 
 
 @functools.cache
-def alone(row):
+def alone(row, layout):
     """The last result and state on one device."""
-    return run(row.make(), GRADIENTS)
+    return run(row.make(), gradients(layout))
 
 
 @every
 def test_sharded_jit_equals_one_device(row):
-    assert_equals_one_device(row, AxisType.Auto)
+    assert_equals_one_device(row, ROW, AxisType.Auto)
+
+
+@on_grid
+def test_sharded_jit_on_two_axes_equals_one_device(name):
+    assert_equals_one_device(BY_NAME[name], GRID, AxisType.Auto)
 
 
 @pytest.mark.parametrize("name", ["adaptive_per_layer", "value", "unit_mean", "spectral"])
 def test_sharded_jit_with_explicit_axes_equals_one_device(name):
-    assert_equals_one_device(BY_NAME[name], AxisType.Explicit)
+    assert_equals_one_device(BY_NAME[name], ROW, AxisType.Explicit)
 
 
-def assert_equals_one_device(row, kind):
-    expected, state = alone(row)
-    found, placed = spread(row, kind), sharded(GRADIENTS[0], mesh_of(kind))
+def assert_equals_one_device(row, layout, kind):
+    expected, state = alone(row, layout)
+    found, placed = spread(row, layout, kind), layout.sharded(layout.gradient(), layout.mesh(kind))
     chex.assert_trees_all_close(found.result, expected, rtol=1e-6, atol=1e-7 + row.error)
     chex.assert_trees_all_close(found.state, state, rtol=1e-6)
     for x, g in zip(jax.tree.leaves(found.result), jax.tree.leaves(placed), strict=True):
         assert x.sharding.is_equivalent_to(g.sharding, g.ndim)
     if row.groups not in INSIDE_LEAVES:
         assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(found.state))
+    elif row.groups == "element":
+        assert_lies_where_the_gradient_does(row.make(), found.state, placed)
+
+
+def assert_lies_where_the_gradient_does(clipper, state, gradient):
+    """State for each entry; the axes of a window come before those of the leaf."""
+
+    def check(kept, leaf):
+        spec = P(*[None] * (kept.ndim - leaf.ndim), *leaf.sharding.spec)
+        expected = NamedSharding(leaf.sharding.mesh, spec)
+        assert kept.sharding.is_equivalent_to(expected, kept.ndim)
+        return kept
+
+    optax.tree_utils.tree_map_params(clipper, check, state, gradient)
 
 
 @every
 def test_with_explicit_axes_types_have_the_sharding_of_the_gradient(row):
     """What such axes refuse they refuse while an update is traced; the program is the same."""
-    mesh, clipper = mesh_of(AxisType.Explicit), row.make()
+    mesh, clipper = ROW.mesh(AxisType.Explicit), row.make()
     with set_mesh(mesh):
-        placed = sharded(GRADIENTS[0], mesh)
+        placed = ROW.sharded(ROW.gradient(), mesh)
         state = clipper.init(placed)
         result, after = jax.eval_shape(clipper.update, placed, state)
     for x, g in zip(jax.tree.leaves(result), jax.tree.leaves(placed), strict=True):
@@ -99,8 +130,17 @@ def test_with_explicit_axes_types_have_the_sharding_of_the_gradient(row):
 
 @every
 def test_measure_costs_one_all_reduce_and_moves_no_leaf(row):
+    assert_reduces_as_a_plain_sum(row, ROW)
+
+
+@on_grid
+def test_measure_on_two_axes_costs_what_a_plain_sum_does(name):
+    assert_reduces_as_a_plain_sum(BY_NAME[name], GRID)
+
+
+def assert_reduces_as_a_plain_sum(row, layout):
     """One in the usual path, counted by what a plain sum of squares needs, one in the fallback."""
-    count = spread(row, AxisType.Auto).collectives
+    count = spread(row, layout, AxisType.Auto).collectives
     if row.mixes:
         assert sum(count.values()) > 0
         return
@@ -109,23 +149,58 @@ def test_measure_costs_one_all_reduce_and_moves_no_leaf(row):
         assert count["all-reduce"] == 0
     elif row.groups != "unit":
         of_the_norm = 1 if row.ord in (1, math.inf) else 2  # one more in the fallback
-        assert count["all-reduce"] == all_reduces_of_optax() * (row.all_reduces or of_the_norm)
+        plain = all_reduces_of_optax(layout)
+        assert count["all-reduce"] == plain * (row.all_reduces or of_the_norm)
 
 
 @functools.cache
-def all_reduces_of_optax():
-    mesh, clipper = mesh_of(), optax.clip_by_global_norm(1.0)
+def all_reduces_of_optax(layout):
+    mesh, clipper = layout.mesh(), optax.clip_by_global_norm(1.0)
     with set_mesh(mesh):
-        tree = sharded(gradient(), mesh)
+        tree = layout.sharded(layout.gradient(), mesh)
         return collectives(compiled(clipper, tree, clipper.init(tree)))["all-reduce"]
 
 
 def test_nonfinite_entry_on_one_device_is_decided_alike_on_all():
-    mesh = mesh_of()
-    bad = gradient()
+    mesh, bad = ROW.mesh(), ROW.gradient()
     bad["dense"]["kernel"][13, 2] = np.nan
     clipper = clipax.adaptive(warmup=1, nonfinite="zero")
-    result, state = run(clipper, [sharded(gradient(), mesh), sharded(bad, mesh)])
+    result, state = run(clipper, [ROW.sharded(g, mesh) for g in (ROW.gradient(), bad)])
     assert all(not np.any(x) for x in jax.tree.leaves(result))
-    _, expected = run(clipper, [gradient()])
+    _, expected = run(clipper, [ROW.gradient()])
     chex.assert_trees_all_equal(state.policy, expected.policy)
+
+
+def test_data_parallel_step_equals_one_device_and_needs_no_collective_for_the_norm():
+    """The batch is spread and the parameters are not: the gradient is the same everywhere."""
+    mesh, params = ROW.mesh(), np.ones((6, 3), np.float32)
+    rng = np.random.default_rng(0)
+    batch = rng.normal(size=(16, 6)).astype(np.float32)
+    clipper = clipax.global_norm(0.1)
+
+    def step(params, batch, state):
+        gradient = jax.grad(lambda w: ((batch @ w) ** 2).mean())(params)
+        return clipper.update(gradient, state)
+
+    def placed(x, spec):
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    state = clipper.init(params)
+    spread = placed(params, P()), placed(batch, P("i")), state
+    expected = jax.jit(step)(params, batch, state)
+    chex.assert_trees_all_close(jax.jit(step)(*spread), expected, rtol=1e-6, atol=1e-7)
+    assert collectives(jax.jit(step).lower(*spread).compile())["all-reduce"] == 1  # of the gradient
+
+
+def test_leaf_that_does_not_divide_among_the_devices():
+    """A part of an array keeps its layout, with rows on some devices that belong to nobody."""
+    mesh, clipper = ROW.mesh(), clipax.per_leaf(0.5)
+    whole = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+
+    @jax.jit
+    def update(whole, state):
+        return clipper.update({"w": whole[:11]}, state)
+
+    state = clipper.init({"w": whole[:11]})
+    placed = jax.device_put(whole, NamedSharding(mesh, P("i")))
+    chex.assert_trees_all_close(update(placed, state), update(whole, state), rtol=1e-6)

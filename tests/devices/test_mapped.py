@@ -5,13 +5,14 @@ import math
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from catalogue import label_of
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from spread import gradient, mesh_of, run
+from spread import ROW, run, set_mesh
 
 import clipax
 from clipax import measures
@@ -40,14 +41,14 @@ FLAT = {"dense": {"kernel": P("i", None), "bias": P("i")}, "cell": {"kernel": P(
 
 
 def without_scalar(seed=0, scale=1.0):
-    return {k: v for k, v in gradient(seed, scale).items() if k != "scalar"}
+    return {k: v for k, v in ROW.gradient(seed, scale).items() if k != "scalar"}
 
 
 @functools.cache
 def mapped(clipper, check_vma):
     update = jax.shard_map(
         lambda g, s: clipper.update(g, s),
-        mesh=mesh_of(),
+        mesh=ROW.mesh(),
         in_specs=(FLAT, P()),
         out_specs=(FLAT, P()),
         check_vma=check_vma,
@@ -76,10 +77,10 @@ def test_replicated_leaf_counts_once(check_vma):
     measure = measures.per_tree(axis_name="i", replicated=told)
     clipper = clipax.clip_by(measure, 0.5)
     specs = {**FLAT, "scalar": P()}
-    g = gradient(3, 2.0)
+    g = ROW.gradient(3, 2.0)
     result, state = jax.shard_map(
         lambda g: clipper.update(g, clipper.init(g)),
-        mesh=mesh_of(),
+        mesh=ROW.mesh(),
         in_specs=(specs,),
         out_specs=(specs, P()),
         check_vma=check_vma,
@@ -97,7 +98,7 @@ def test_vmap_inside_shard_map(check_vma):
     state = jax.vmap(clipper.init)(runs)
     result, _ = jax.shard_map(
         jax.vmap(lambda g, s: clipper.update(g, s)),
-        mesh=mesh_of(),
+        mesh=ROW.mesh(),
         in_specs=(specs, P()),
         out_specs=(specs, P()),
         check_vma=check_vma,
@@ -105,6 +106,21 @@ def test_vmap_inside_shard_map(check_vma):
     plain = clipax.global_norm(0.5)
     expected = jax.vmap(lambda g: plain.update(g, plain.init(g))[0])(runs)
     chex.assert_trees_all_close(result, expected, rtol=1e-6)
+
+
+def test_gradient_that_is_a_sum_yet_to_be_taken_is_refused():
+    """Its norm would be that of one part."""
+    mesh = ROW.mesh(AxisType.Explicit)
+
+    def clipped(x):
+        partial = jnp.einsum("ij,kj->ik", x, x, out_sharding=P(None, None, unreduced={"i"}))
+        return clipax.clip(partial, clipax.global_norm(1.0))
+
+    with set_mesh(mesh):
+        x = jax.device_put(np.ones((4, 16)), NamedSharding(mesh, P(None, "i")))
+        # Of the oldest versions of JAX not even the dtype of such an array can be changed.
+        with pytest.raises((ValueError, NotImplementedError), match=r"to be taken over|unreduced"):
+            jax.eval_shape(clipped, x)
 
 
 def test_two_mapped_axes_reduce_over_those_that_a_leaf_is_spread_over():

@@ -6,7 +6,7 @@ import optax
 import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from spread import SPECS, gradient, mesh_of, run, set_mesh, sharded
+from spread import ROW, run, set_mesh
 
 import clipax
 
@@ -15,7 +15,7 @@ SIZES = (1.0, 1.0, 1.0, 1e4, 1.0, np.nan, 1.0)  # the fourth and the sixth are s
 
 
 def gradients():
-    return [gradient(0, size) for size in SIZES]
+    return [ROW.gradient(0, size) for size in SIZES]
 
 
 def guarded(**options):
@@ -31,9 +31,9 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 def test_sharded_skips_are_those_of_one_device(kind):
     expected = run(guarded(), gradients())
-    mesh = mesh_of(kind)
+    mesh = ROW.mesh(kind)
     with set_mesh(mesh):
-        placed = [sharded(g, mesh) for g in gradients()]
+        placed = [ROW.sharded(g, mesh) for g in gradients()]
         found = run(guarded(), placed)
     assert_same(found, expected)
     for x, g in zip(jax.tree.leaves(found[0]), jax.tree.leaves(placed[0]), strict=True):
@@ -44,9 +44,9 @@ def test_sharded_skips_are_those_of_one_device(kind):
 def test_what_is_fed_back_lies_where_the_gradient_does(kind):
     clipper = clipax.error_feedback(clipax.global_norm(0.5))
     expected = run(clipper, gradients())
-    mesh = mesh_of(kind)
+    mesh = ROW.mesh(kind)
     with set_mesh(mesh):
-        placed = [sharded(g, mesh) for g in gradients()]
+        placed = [ROW.sharded(g, mesh) for g in gradients()]
         found = run(clipper, placed)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), found, expected)
     leaves = (jax.tree.leaves(tree) for tree in (found[0], found[1].buffer, placed[0]))
@@ -57,7 +57,7 @@ def test_what_is_fed_back_lies_where_the_gradient_does(kind):
 
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_skips_in_shard_map_are_those_of_one_device(check_vma):
-    specs = {key: SPECS[key] for key in ("dense", "cell")}
+    specs = {key: ROW.specs[key] for key in ("dense", "cell")}
     parts = [{key: g[key] for key in specs} for g in gradients()]
     expected = run(guarded(), parts)
     optimizer = guarded(axis_name="i")
@@ -69,7 +69,7 @@ def test_skips_in_shard_map_are_those_of_one_device(check_vma):
     update = jax.jit(
         jax.shard_map(
             lambda g, s: optimizer.update(g, s),
-            mesh=mesh_of(),
+            mesh=ROW.mesh(),
             in_specs=(specs, layout),
             out_specs=(specs, layout),
             check_vma=check_vma,
