@@ -1,7 +1,7 @@
 """Counts what a TPU would do in a step with each clipper, over a step with optax's plain clip.
 
     pip install -e ".[test]" "jax[tpu]"
-    python -m benchmarks.tpu_aot [CLIPPER ...] [--topology 2x2|4x4] [--out FILE]
+    python -m benchmarks.tpu_aot [CLIPPER ...] [--topology 2x2|4x4] [--leaves N] [--out FILE]
 
 No TPU is needed: the compiler in libtpu is given the topology of one (v5e). Compiled is one step of
 `chain(clipper, adam)` on 16 leaves of 4M float32 that are sharded over all devices, with donated

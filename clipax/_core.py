@@ -179,9 +179,10 @@ def _apart(policy: ThresholdPolicy, joined: Any, norms: Norms, given: Given) -> 
         return [joined]
     single = jax.eval_shape(policy.init, jax.ShapeDtypeStruct((), jnp.float32))
     single = jax.tree.structure(single)
-    for tree in single.flatten_up_to(joined):
+    trees = single.flatten_up_to(joined)
+    for tree in trees:
         _validate.same_tree(given.name, treedef, jax.tree.structure(tree))
-    columns = [treedef.flatten_up_to(tree) for tree in single.flatten_up_to(joined)]
+    columns = [treedef.flatten_up_to(tree) for tree in trees]
     return [single.unflatten(column[i] for column in columns) for i in range(len(arrays))]
 
 

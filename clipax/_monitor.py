@@ -99,7 +99,7 @@ def monitor(
         found, known = sorted(names), sorted(state[name].groups)
         _validate.same_tree(name, f"the groups {found}", f"the groups {known}")
         norm = chosen.norms(updates).values
-        if sorted(names) != names:  # a dict of the state is sorted by JAX
+        if found != names:  # a dict of the state is sorted by JAX
             norm = norm[np.argsort(names)]
         return updates, {name: _seen(state[name], norm)}
 

@@ -88,13 +88,15 @@ def observe(old: Any, norms: list[Array], thresholds: list[Array], factors: list
         for n, t in zip(norms, thresholds, strict=True)
     ]
     clipped = _over_all(jnp.sum, [f < 1 for f in factors])
+    # Not of the largest: a maximum over devices may lose a NaN.
+    nonfinite = _over_all(jnp.any, [~jnp.isfinite(n) for n in norms])
     new = Metrics(
         norm=largest,
         threshold=_over_all(jnp.max, at_largest),
         factor=_over_all(jnp.min, factors),
         clipped=clipped.astype(wide) / size,
         clipped_steps=counted(old.clipped_steps, clipped > 0),
-        nonfinite=counted(old.nonfinite, ~jnp.isfinite(largest)),
+        nonfinite=counted(old.nonfinite, nonfinite),
     )
     return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
 

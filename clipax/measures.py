@@ -389,7 +389,7 @@ def _wide(leaf: Any) -> Any:
 
 def _real(leaf: Any) -> Array:
     array = jnp.asarray(leaf)
-    if partial := getattr(jax.typeof(array).sharding.spec, "unreduced", None):
+    if partial := jax.typeof(array).sharding.spec.unreduced:
         raise ValueError(
             f"a leaf of shape {array.shape} is a sum that is yet to be taken over the mesh axes "
             f"{sorted(partial)}: take it before clipping, with `jax.sharding.reshard(gradient, "

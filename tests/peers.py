@@ -31,7 +31,12 @@ def package(name: str):
             return importlib.import_module(name)
     except ImportError as error:
         reason = f'{error}: on Python 3.11, pip install -e ".[test,parity]"'
-    if os.environ.get("CLIPAX_REQUIRE_PARITY") == "1":
+    missing(reason, "CLIPAX_REQUIRE_PARITY")
+
+
+def missing(reason: str, required: str):
+    """Skips a test; fails it where the environment has a 1 for `required`."""
+    if os.environ.get(required) == "1":
         pytest.fail(reason)
     pytest.skip(reason)
 

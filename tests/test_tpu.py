@@ -5,11 +5,11 @@ Without the package the tests are skipped; with CLIPAX_REQUIRE_TPU=1 they fail.
 
 import importlib.util
 import json
-import os
 import pathlib
 import subprocess
 import sys
 
+import peers
 import pytest
 from catalogue import BY_NAME
 
@@ -24,10 +24,7 @@ GATHERS = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 def counts(tmp_path_factory):
     """What the benchmark counts for each clipper and for optax, in a process of its own."""
     if importlib.util.find_spec("libtpu") is None:
-        reason = 'no compiler for TPUs: pip install "jax[tpu]"'
-        if os.environ.get("CLIPAX_REQUIRE_TPU") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        peers.missing('no compiler for TPUs: pip install "jax[tpu]"', "CLIPAX_REQUIRE_TPU")
     out = tmp_path_factory.mktemp("tpu") / "counts.json"
     command = [sys.executable, "-m", "benchmarks.tpu_aot", "--leaves", "4", "--out", str(out)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

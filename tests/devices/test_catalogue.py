@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from spread import GRID, ROW, run, set_mesh
 
 import clipax
+from clipax import measures
 
 pytestmark = pytest.mark.devices
 every = pytest.mark.parametrize("row", CATALOGUE, ids=[row.name for row in CATALOGUE])
@@ -171,6 +172,13 @@ def test_nonfinite_entry_on_one_device_is_decided_alike_on_all():
     chex.assert_trees_all_equal(state.policy, expected.policy)
 
 
+def test_unit_on_one_device_that_is_not_finite_is_counted():
+    mesh, bad = ROW.mesh(), ROW.gradient()
+    bad["cell"]["kernel"][1, 5] = np.nan
+    _, state = run(clipax.clip_by(measures.per_unit(), 1.0), [ROW.sharded(bad, mesh)])
+    assert int(clipax.metrics(state)["nonfinite"]) == 1
+
+
 def test_data_parallel_step_equals_one_device_and_needs_no_collective_for_the_norm():
     """The batch is spread and the parameters are not: the gradient is the same everywhere."""
     mesh, params = ROW.mesh(), np.ones((6, 3), np.float32)
@@ -186,10 +194,10 @@ def test_data_parallel_step_equals_one_device_and_needs_no_collective_for_the_no
         return jax.device_put(x, NamedSharding(mesh, spec))
 
     state = clipper.init(params)
-    spread = placed(params, P()), placed(batch, P("i")), state
+    given = placed(params, P()), placed(batch, P("i")), state
     expected = jax.jit(step)(params, batch, state)
-    chex.assert_trees_all_close(jax.jit(step)(*spread), expected, rtol=1e-6, atol=1e-7)
-    assert collectives(jax.jit(step).lower(*spread).compile())["all-reduce"] == 1  # of the gradient
+    chex.assert_trees_all_close(jax.jit(step)(*given), expected, rtol=1e-6, atol=1e-7)
+    assert collectives(jax.jit(step).lower(*given).compile())["all-reduce"] == 1  # of the gradient
 
 
 def test_leaf_that_does_not_divide_among_the_devices():
