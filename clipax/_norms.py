@@ -118,8 +118,10 @@ def _jitted_norms(norm: Norm, layout: Layout, arrays: tuple[Array, ...]) -> tupl
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _norms(norm: Norm, layout: Layout, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     arrays = tuple(_kept_narrow(x) for x in arrays)
-    if norm.p in (1, math.inf):
+    if norm.p == 1:
         return _plain(norm, layout, arrays)
+    if norm.p == math.inf:
+        return _maxima(layout, arrays)
     if norm.p != 2:
         return _over_maximum(norm, layout, arrays)
     if any(layout.names):  # a collective must see its mapped axis: no batching rule around it
@@ -220,6 +222,16 @@ def _plain(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array, 
         return _roots(norm, layout, arrays, _power_sums(norm.p, layout, arrays))
     entries = [abs(x) for x in _wide(layout, arrays)]
     return _reduced(layout, entries, jnp.max, lax.pmax)
+
+
+def _maxima(layout: Layout, arrays: Sequence[Array]) -> tuple[Array, ...]:
+    """`max |x|` of every group, NaN where it holds one.
+
+    A maximum of numbers over devices may lose a NaN. Their bits without the sign are integers in
+    the same order, with NaN above infinity.
+    """
+    bits = [_without_sign(x) for x in _wide(layout, arrays)]
+    return tuple(_from_bits(m) for m in _reduced(layout, bits, jnp.max, lax.pmax))
 
 
 def _power_sums(p: float, layout: Layout, arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -359,6 +371,16 @@ def exponent_of(n: Array) -> Array:
 
 def _integer(dtype) -> Any:
     return jnp.dtype(f"int{jnp.dtype(dtype).itemsize * 8}")
+
+
+def _without_sign(x: Array) -> Array:
+    """The bits of `|x|`. Not of `abs`: NaN has a sign, and `abs(x * x)` is compiled to `x * x`."""
+    integer = _integer(x.dtype)
+    return lax.bitcast_convert_type(x, integer) & np.iinfo(integer).max
+
+
+def _from_bits(x: Array) -> Array:
+    return lax.bitcast_convert_type(x, jnp.dtype(f"float{x.dtype.itemsize * 8}"))
 
 
 def _mantissa(n: Array) -> Array:

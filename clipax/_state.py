@@ -82,23 +82,33 @@ def observe(old: Any, norms: list[Array], thresholds: list[Array], factors: list
     norms, thresholds, factors = (
         [x.astype(wide) for x in arrays] for arrays in (norms, thresholds, factors)
     )
-    largest = _over_all(jnp.max, norms)
+    kind = _over_all(jnp.max, [jnp.where(jnp.isnan(n), _NAN, n == jnp.inf) for n in norms])
+    largest = jnp.where(kind == _NAN, jnp.nan, _over_all(jnp.max, norms))
     at_largest = [
-        jnp.where((n == largest) | jnp.isnan(n), t, 0)
+        jnp.where((n == largest) | jnp.isnan(n), t, jnp.inf)
         for n, t in zip(norms, thresholds, strict=True)
     ]
     clipped = _over_all(jnp.sum, [f < 1 for f in factors])
-    # Not of the largest: a maximum over devices may lose a NaN.
-    nonfinite = _over_all(jnp.any, [~jnp.isfinite(n) for n in norms])
     new = Metrics(
         norm=largest,
-        threshold=_over_all(jnp.max, at_largest),
-        factor=_over_all(jnp.min, factors),
+        threshold=_smallest(at_largest),
+        factor=_smallest(factors),
         clipped=clipped.astype(wide) / size,
         clipped_steps=counted(old.clipped_steps, clipped > 0),
-        nonfinite=counted(old.nonfinite, nonfinite),
+        nonfinite=counted(old.nonfinite, kind > 0),
     )
     return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
+
+
+# A maximum or minimum over devices may lose a NaN, so that something else must stand in its place.
+
+_NAN = 2  # the kind of a norm: above 1 for an infinity and 0 for a number
+
+
+def _smallest(arrays: list[Array]) -> Array:
+    """NaN where there is one."""
+    least = _over_all(jnp.min, [jnp.where(jnp.isnan(x), -jnp.inf, x) for x in arrays])
+    return jnp.where(least == -jnp.inf, jnp.nan, least)
 
 
 def _over_all(reduce, arrays: list[Array]) -> Array:

@@ -70,6 +70,15 @@ def test_shard_map_equals_one_device(make, check_vma, magnitude):
     chex.assert_trees_all_close(state, expected_state, rtol=1e-6)
 
 
+@spread
+def test_nan_on_one_device_is_one_everywhere(make):
+    bad = without_scalar()
+    bad["cell"]["kernel"][1, 15] = np.nan
+    state = make(None).init(bad)
+    found = mapped(make("i"), check_vma=True)(bad, state)
+    chex.assert_trees_all_close(found, run(make(None), [bad]), rtol=1e-6)
+
+
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_replicated_leaf_counts_once(check_vma):
     """Known by its type where JAX tracks it, told by `replicated=` where it does not."""
