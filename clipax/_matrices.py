@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap, sequential_vmap
 
 from clipax import rules
-from clipax._norms import exponent_of, powers_of_two
+from clipax._bits import exponent_of, powers_of_two
 
 
 class Spectrum(NamedTuple):

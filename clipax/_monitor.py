@@ -7,7 +7,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from clipax import _norms, _validate, measures
+from clipax import _bits, _validate, measures
 from clipax._clippers.parts import measure_of
 from clipax._state import counted
 from clipax._trees import incremented
@@ -136,7 +136,7 @@ def _seen(old: MonitorState, norm: Array) -> MonitorState:
     entered = jnp.where(finite, norm, 0)
     count = (incremented(old.steps) - old.nonfinite).astype(norm.dtype)
     first = jnp.where(old.first_nonfinite < 0, old.steps, old.first_nonfinite)
-    exponent = jnp.where(entered > 0, _norms.exponent_of(entered) - 1, _LOWEST)
+    exponent = jnp.where(entered > 0, _bits.exponent_of(entered) - 1, _LOWEST)
     own = jnp.clip(exponent - _LOWEST, 0, _BINS - 1)[None]
     hit = finite[None] & (lax.broadcasted_iota(jnp.int32, old.histogram.shape, 0) == own)
     return MonitorState(

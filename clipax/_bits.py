@@ -1,0 +1,68 @@
+"""Numbers put together from their bits and taken apart.
+
+`ldexp` and `frexp` are dozens of operations each, which the compiler would meet once for every
+array.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+
+def powers_of_two(k: Array, dtype) -> tuple[Array, Array]:
+    """Two factors of 2^k, which may be out of range itself.
+
+    Entries are multiplied by them and not divided by 2^-k: compilers turn that into a product with
+    a reciprocal, which may flush to zero.
+    """
+    bits, integer = jnp.finfo(dtype), _integer(dtype)
+    half = k >> 1
+
+    def power(k: Array) -> Array:
+        biased = k.astype(integer) + (1 - int(bits.minexp))
+        return lax.bitcast_convert_type(biased << int(bits.nmant), dtype)
+
+    return power(half), power(k - half)
+
+
+def exponent_of(n: Array) -> Array:
+    """The k with 2^(k-1) <= n < 2^k, for a subnormal n that of the smallest normal number less one.
+
+    0 where n is not positive and finite.
+    """
+    bits = jnp.finfo(n.dtype)
+    biased = lax.bitcast_convert_type(n, _integer(n.dtype)) >> int(bits.nmant)
+    k = biased.astype(jnp.int32) + int(bits.minexp)
+    return jnp.where((n > 0) & (n < jnp.inf), k, 0)
+
+
+def mantissa(n: Array) -> Array:
+    """`n / 2^k`; 1 where n is not positive and finite."""
+    first, second = powers_of_two(-exponent_of(n), n.dtype)
+    return jnp.where((n > 0) & (n < jnp.inf), n * first * second, 1)
+
+
+def lowered(x: Array) -> Array:
+    """The number before `|x|`: -1 before zero, 0 before the smallest normal one, inf before NaN."""
+    integer, smallest = _integer(x.dtype), _smallest(x.dtype)
+    bits = lax.bitcast_convert_type(x, integer) & np.iinfo(integer).max
+    before = jnp.minimum(bits, np.array(np.inf, x.dtype).view(integer) + 1) - 1
+    return jnp.where(bits < smallest.view(integer), -1, lax.bitcast_convert_type(before, x.dtype))
+
+
+def raised(x: Array) -> Array:
+    """What `lowered` made x of."""
+    smallest = _smallest(x.dtype)
+    after = lax.bitcast_convert_type(lax.bitcast_convert_type(x, _integer(x.dtype)) + 1, x.dtype)
+    return jnp.where(x < 0, 0, jnp.where(x < smallest, smallest, after))
+
+
+def _smallest(dtype) -> np.ndarray:
+    """The smallest normal number."""
+    return np.array(jnp.finfo(dtype).tiny, dtype)
+
+
+def _integer(dtype) -> Any:
+    return jnp.dtype(f"int{jnp.dtype(dtype).itemsize * 8}")
