@@ -82,7 +82,7 @@ def observe(old: Any, norms: list[Array], thresholds: list[Array], factors: list
     norms, thresholds, factors = (
         [x.astype(wide) for x in arrays] for arrays in (norms, thresholds, factors)
     )
-    kind = _over_all(jnp.max, [jnp.where(jnp.isnan(n), _NAN, n == jnp.inf) for n in norms])
+    kind = _over_all(jnp.max, [_kind(n) for n in norms])
     largest = jnp.where(kind == _NAN, jnp.nan, _over_all(jnp.max, norms))
     at_largest = [
         jnp.where((n == largest) | jnp.isnan(n), t, jnp.inf)
@@ -102,7 +102,12 @@ def observe(old: Any, norms: list[Array], thresholds: list[Array], factors: list
 
 # A maximum or minimum over devices may lose a NaN, so that something else must stand in its place.
 
-_NAN = 2  # the kind of a norm: above 1 for an infinity and 0 for a number
+_NAN = 2
+
+
+def _kind(norm: Array) -> Array:
+    """0 for a number, 1 for an infinity, and `_NAN`."""
+    return jnp.where(jnp.isnan(norm), _NAN, (norm == jnp.inf).astype(jnp.int32))
 
 
 def _smallest(arrays: list[Array]) -> Array:
