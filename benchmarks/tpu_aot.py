@@ -194,7 +194,7 @@ _NO_ACCESS = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", 
 _ONE_EACH = {
     *("add", "subtract", "multiply", "divide", "maximum", "minimum", "negate", "abs", "sign"),
     *("compare", "select", "and", "or", "xor", "not", "is-finite", "clamp", "convert"),
-    *("shift-left", "shift-right-arithmetic", "shift-right-logical"),
+    *("bitcast-convert", "shift-left", "shift-right-arithmetic", "shift-right-logical"),
 }
 
 
