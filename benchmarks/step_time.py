@@ -71,10 +71,11 @@ class Run:
         applied: bool = True,
         leaves: int = LEAVES,
         size: tuple[int, ...] = SIZE,
+        sharding: jax.sharding.Sharding | None = None,
     ):
         rng = np.random.default_rng(0)
         self.gradient = {
-            f"layer{i}": {"w": jnp.asarray(rng.normal(size=size), jnp.float32)}
+            f"layer{i}": {"w": jax.device_put(rng.normal(size=size).astype(np.float32), sharding)}
             for i in range(leaves)
         }
         self.params = jax.tree.map(jnp.ones_like, self.gradient)
