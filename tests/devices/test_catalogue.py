@@ -190,6 +190,21 @@ def test_nan_on_one_device_becomes_zero_on_all(name):
     chex.assert_trees_all_close((result, state), expected, rtol=1e-6)
 
 
+def test_nonfinite_entry_on_one_device_is_decided_alike_on_all():
+    clipper = clipax.adaptive(warmup=1, nonfinite="zero")
+    mesh = ROW.mesh()
+    result, state = run(clipper, [ROW.sharded(g, mesh) for g in (ROW.gradient(), with_nan(15))])
+    assert all(not np.any(x) for x in jax.tree.leaves(result))
+    _, expected = run(clipper, [ROW.gradient()])
+    chex.assert_trees_all_equal(state.policy, expected.policy)
+
+
+@pytest.mark.parametrize("name", ["unit", "unit_mean", "autoclip_per_unit", "agc"])
+def test_unit_on_one_device_that_is_not_finite_is_counted(name):
+    _, state = run(BY_NAME[name].make(), [ROW.sharded(with_nan(5), ROW.mesh())])
+    assert int(clipax.metrics(state)["nonfinite"]) == 1
+
+
 def with_nan(column):
     bad = ROW.gradient(seed=3, scale=27.0)
     bad["cell"]["kernel"][1, column] = np.nan
