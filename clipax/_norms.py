@@ -21,6 +21,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from clipax._bits import exponent_of, lowered, mantissa, powers_of_two, raised
+from clipax._places import entries, joined, places
 from clipax._trees import promoted
 
 
@@ -36,14 +37,15 @@ class Layout(NamedTuple):
 
     Attributes:
         groups: the group of each array; `None` where every array holds groups of its own.
-        size: the number of groups of whole arrays.
+        slices: for each of these groups the length of the axis along which its arrays are stacks
+            of as many groups; `None` for one that is made of whole arrays.
         axes: for groups inside arrays, the axes of each array that one group spans.
         names: for each array the mapped axes over which its pieces lie.
         batch: the number of leading axes that are a batch, with norms for each of its entries.
     """
 
     groups: tuple[int, ...] | None
-    size: int
+    slices: tuple[int | None, ...]
     axes: tuple[tuple[int, ...], ...]
     names: tuple[tuple[str, ...], ...]
     batch: int = 0
@@ -279,16 +281,19 @@ def _reduced(layout: Layout, entries: Sequence[Array], by: _Reduction) -> tuple[
             _across(by.reduce(x, _axes(layout, i), keepdims=True, initial=by.least), names, by)
             for i, (x, names) in enumerate(zip(entries, layout.names, strict=True))
         )
-    parts = [by.reduce(x, tuple(range(layout.batch, x.ndim)), initial=by.least) for x in entries]
-    nothing = jnp.full_like(parts[0], by.least)
+    first = [layout.batch + (layout.slices[group] is not None) for group in layout.groups]
+    parts = [
+        by.reduce(x, tuple(range(axis, x.ndim)), initial=by.least)
+        for x, axis in zip(entries, first, strict=True)
+    ]
     vectors = []
     for names in sorted(set(layout.names)):
-        members: list[list[Array]] = [[] for _ in range(layout.size)]
+        members: list[list[Array]] = [[] for _ in layout.slices]
         for part, group, own in zip(parts, layout.groups, layout.names, strict=True):
             if own == names:
                 members[group].append(part)
-        vector = jnp.stack([_joined(m or [nothing], by) for m in members], axis=-1)
-        vectors.append(_across(vector, names, by))
+        parts_of_groups = [_joined(m, by) if m else None for m in members]
+        vectors.append(_across(joined(parts_of_groups, layout.slices, by.least), names, by))
     return (_joined(vectors, by),)
 
 
@@ -310,8 +315,13 @@ def _counts(layout: Layout, arrays: Sequence[Array]) -> tuple[np.ndarray | int, 
     if layout.groups is None:
         spans = [[x.shape[a] for a in _axes(layout, i)] for i, x in enumerate(arrays)]
         return tuple(max(1, math.prod(s) * c) for s, c in zip(spans, copies, strict=True))
-    sizes = [math.prod(x.shape[layout.batch :]) * c for x, c in zip(arrays, copies, strict=True)]
-    return (np.maximum(1, np.bincount(layout.groups, sizes, minlength=layout.size)),)
+    sizes = [
+        math.prod(x.shape[layout.batch + (layout.slices[group] is not None) :]) * c
+        for x, group, c in zip(arrays, layout.groups, copies, strict=True)
+    ]
+    of_group = np.bincount(layout.groups, sizes, minlength=len(layout.slices))
+    lengths = [1 if n is None else n for n in layout.slices]
+    return (np.maximum(1, np.repeat(of_group, lengths)),)
 
 
 def _times(layout, arrays: Sequence[Array], factors: Sequence[tuple[Array, ...]]) -> list[Array]:
@@ -320,7 +330,8 @@ def _times(layout, arrays: Sequence[Array], factors: Sequence[tuple[Array, ...]]
     if layout.groups is None:  # not one loop for what the factors come from and the product
         own = lax.optimization_barrier(list(factors))
     else:
-        own = entries(factors[0], layout.groups)
+        where = places(layout.slices)
+        own = entries(factors[0], [where[group] for group in layout.groups])
 
     def product(x: Array, several: tuple[Array, ...]) -> Array:
         for factor in several:
@@ -328,24 +339,6 @@ def _times(layout, arrays: Sequence[Array], factors: Sequence[tuple[Array, ...]]
         return x
 
     return [product(x, several) for x, several in zip(wide, own, strict=True)]
-
-
-def entries(vectors: tuple[Array, ...], indices: Sequence[int]) -> list[tuple[Array, ...]]:
-    """For each index the entries of the vectors there, along their last axis.
-
-    The compiler is not to know the indices. The loops over arrays of one shape are then the same
-    code, which it compiles once, and the arrays of one group share no scalar, which it would spread
-    over a whole array in memory. Nor is it to put what the vectors come from into every loop.
-    """
-    vectors = lax.optimization_barrier(vectors)
-    if vectors[0].shape[-1] == 1:  # which entry, the compiler knows
-        only = tuple(v[..., 0] for v in vectors)
-        return lax.optimization_barrier([only for _ in indices])
-    hidden = lax.optimization_barrier([np.uint32(i) for i in indices])
-    return [
-        tuple(lax.dynamic_index_in_dim(v, i, axis=-1, keepdims=False) for v in vectors)
-        for i in hidden
-    ]
 
 
 def _wide(layout: Layout, arrays: Sequence[Array]) -> list[Array]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from clipax._norms import entries
+from clipax._places import entries
 from clipax._state import observe
 from clipax._trees import is_measured, promoted
 from clipax.measures import Norms
@@ -19,7 +19,7 @@ from clipax.rules import Rule
 class _Static(NamedTuple):
     rule: Rule
     nonfinite: str
-    groups: tuple[int, ...] | None  # of the measured leaves
+    groups: tuple[int | range, ...] | None  # of the measured leaves
 
 
 def scale(
@@ -120,6 +120,9 @@ def _multiplied(x: Any, factor: Array, power: Array, *, zero_is_final: bool) -> 
     """`power * factor * x` in the dtype of x; x itself, with no copy, where that is 1."""
     x = jnp.asarray(x)
     wide = promoted(x.dtype, factor.dtype)
+    if 0 < factor.ndim < x.ndim:  # of the slices of x
+        rest = tuple(range(factor.ndim, x.ndim))
+        factor, power = jnp.expand_dims(factor, rest), jnp.expand_dims(power, rest)
     product = x.astype(wide) * power.astype(wide) * factor.astype(wide)
     result = lax.select(_everywhere(factor == 1, x), x, product.astype(x.dtype))
     if zero_is_final:  # 0 times NaN is not zero

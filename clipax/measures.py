@@ -30,13 +30,13 @@ import optax
 from jax import Array
 
 from clipax import _validate
+from clipax._groups import Groups, as_tuple, grouped, unit_axes
 from clipax._norms import Layout, Norm, group_norms
 from clipax._trees import (
     for_each_leaf,
     is_measured,
     layer_of_each_leaf,
     mapped_names,
-    path_name,
     paths_of,
     promoted,
 )
@@ -54,12 +54,13 @@ class Norms(NamedTuple):
         values: for groups made of whole leaves one vector, an entry for each group; for groups
             inside leaves a tree like the one that was measured, with arrays that broadcast against
             its leaves. Leaves that belong to no group have an unused zero there.
-        groups: for groups made of whole leaves the group of each leaf, `None` for a leaf in no
-            group. For groups inside leaves `None`.
+        groups: for groups made of whole leaves the group of each leaf, a range of groups for a
+            leaf that is a stack of as many, `None` for a leaf in no group. For groups inside leaves
+            `None`.
     """
 
     values: Any
-    groups: tuple[int | None, ...] | None
+    groups: tuple[int | range | None, ...] | None
 
 
 class Measure(NamedTuple):
@@ -127,7 +128,9 @@ def per_tree(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None) 
     return _over_leaves(_one_for_all, norm, axis_name, replicated, names=[_ALL])
 
 
-def per_layer(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None) -> Measure:
+def per_layer(
+    norm: Norm = l2, *, stacked: Any = None, axis_name: Any = None, replicated: Any = None
+) -> Measure:
     """Measure each layer: all leaves that share a parent, whatever kind of node that is.
 
     A flat dict is one layer and `[(w, b), (w, b)]` is two. Leaves that lie directly in a list or
@@ -136,7 +139,11 @@ def per_layer(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None)
 
     Args:
         norm: one of `l1`, `l2`, `linf`, `rms` and `lp(p)`.
-        axis_name: see `per_tree`.
+        stacked: which leaves hold the parameters of several layers along their first axis, as
+            those of `nn.scan` or `nnx.scan` do: a prefix tree of booleans, or a function of the
+            path. Each slice counts for a layer of its own, together with that of the leaves beside
+            it that have as many; leaves beside them that are not stacked are a further one.
+        axis_name: see `per_tree`. The axis of the layers may not be spread over it.
         replicated: see `per_tree`.
 
     Returns:
@@ -144,35 +151,44 @@ def per_layer(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None)
 
     Raises:
         TypeError: if `norm` is not one of these.
+        ValueError: when it is used, if `stacked` does not fit the tree or gives a leaf without
+            axes.
 
     Example:
-        >>> measure = clipax.measures.per_layer()
-        >>> gradient = {"dense": {"bias": jnp.ones(1), "kernel": jnp.ones(3)}, "out": [jnp.ones(4)]}
+        >>> gradient = {"dense": {"bias": jnp.ones(2), "kernel": jnp.ones((2, 3))}, "out": [1.0]}
+        >>> clipax.measures.per_layer().norms(gradient).values
+        Array([2.828427, 1.      ], dtype=float32)
+        >>> measure = clipax.measures.per_layer(stacked={"dense": True, "out": False})
         >>> measure.norms(gradient).values
-        Array([2., 2.], dtype=float32)
+        Array([2., 2., 1.], dtype=float32)
     """
-    return _over_leaves(layer_of_each_leaf, norm, axis_name, replicated)
+    return _over_leaves(layer_of_each_leaf, norm, axis_name, replicated, stacked=stacked)
 
 
-def per_leaf(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None) -> Measure:
+def per_leaf(
+    norm: Norm = l2, *, stacked: Any = None, axis_name: Any = None, replicated: Any = None
+) -> Measure:
     """Measure each leaf.
 
     Args:
         norm: one of `l1`, `l2`, `linf`, `rms` and `lp(p)`.
-        axis_name: see `per_tree`.
+        stacked: which leaves have a norm for each slice along their first axis, see `per_layer`.
+        axis_name: see `per_tree`. The axis of the slices may not be spread over it.
         replicated: see `per_tree`.
 
     Returns:
-        A measure with one norm a leaf.
+        A measure with one norm a leaf, or a slice.
 
     Raises:
         TypeError: if `norm` is not one of these.
+        ValueError: when it is used, if `stacked` does not fit the tree or gives a leaf without
+            axes.
 
     Example:
         >>> clipax.measures.per_leaf().norms([jnp.array([3.0, 4.0]), jnp.array(2.0)]).values
         Array([5., 2.], dtype=float32)
     """
-    return _over_leaves(_one_for_each, norm, axis_name, replicated)
+    return _over_leaves(_one_for_each, norm, axis_name, replicated, stacked=stacked)
 
 
 def per_group(
@@ -209,7 +225,7 @@ def per_group(
         Array([5., 2.], dtype=float32)
     """
     assign = functools.partial(for_each_leaf, "labels", labels)
-    return _over_leaves(assign, norm, axis_name, replicated, names)
+    return _over_leaves(assign, norm, axis_name, replicated, names=names)
 
 
 def per_unit(
@@ -241,19 +257,19 @@ def per_unit(
         [Array([[5., 1.]], dtype=float32)]
     """
     _check_norm(norm)
-    if axis is not None and not all(isinstance(a, numbers.Integral) for a in _as_tuple(axis)):
+    if axis is not None and not all(isinstance(a, numbers.Integral) for a in as_tuple(axis)):
         raise TypeError(f"`axis` must be an integer, or several, got {_validate.shown(axis)}")
 
     def zeros(leaf: Array) -> Array:
         entries = jnp.zeros_like(leaf, _wide(leaf))  # a sum of them keeps the sharding of the leaf
-        return jnp.sum(entries, axis=_unit_axes(leaf.shape, axis), keepdims=True)
+        return jnp.sum(entries, axis=unit_axes(leaf.shape, axis), keepdims=True)
 
     def measure(updates: optax.Updates, leaves: list[Array]) -> Iterable[Array]:
         if not leaves:
             return ()
         names = mapped_names(updates, axis_name, replicated)
-        axes = tuple(_unit_axes(x.shape, axis) for x in leaves)
-        return group_norms(norm, Layout(None, 0, axes, names), tuple(map(_real, leaves)))
+        axes = tuple(unit_axes(x.shape, axis) for x in leaves)
+        return group_norms(norm, Layout(None, (), axes, names), tuple(map(_real, leaves)))
 
     return _inside_leaves(zeros, measure)
 
@@ -281,7 +297,6 @@ def per_element(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = Non
 
 
 _ALL = ()  # the key of the one group of a whole tree
-_NONE = object()  # in place of a key: in no group
 
 
 def _one_for_all(tree: Any) -> list[Hashable]:
@@ -292,8 +307,8 @@ def _one_for_each(tree: Any) -> Iterable[Hashable]:
     return paths_of(tree)
 
 
-def _over_leaves(assign, norm: Norm, axis_name, replicated, names=None) -> Measure:
-    """The measure of groups of whole leaves.
+def _over_leaves(assign, norm: Norm, axis_name, replicated, *, names=None, stacked=None) -> Measure:
+    """The measure of groups of whole leaves, or of slices of them.
 
     Args:
         assign: gives for every leaf of a tree the key of its group.
@@ -301,36 +316,30 @@ def _over_leaves(assign, norm: Norm, axis_name, replicated, names=None) -> Measu
         axis_name: see `per_tree`.
         replicated: see `per_tree`.
         names: the keys that may occur, in order; by default all that do.
+        stacked: see `per_layer`.
     """
     _check_norm(norm)
 
-    def groups(tree: Any) -> tuple[tuple[int | None, ...], list[Hashable]]:
-        leaves = jax.tree.leaves(tree)
-        keys = [k if is_measured(x) else _NONE for k, x in zip(assign(tree), leaves, strict=True)]
-        order = dict.fromkeys(key for key in keys if key is not _NONE) if names is None else names
-        index = {key: i for i, key in enumerate(order)}
-        unknown = [key for key in keys if key is not _NONE and key not in index]
-        if unknown:
-            raise ValueError(f"`labels` gave {unknown[0]!r}; accepted are {list(index)}")
-        return tuple(index.get(key) for key in keys), list(index)
+    def groups(tree: Any) -> Groups:
+        return grouped(tree, assign(tree), names, stacked)
 
     def init(params: optax.Params) -> Norms:
-        members, keys = groups(params)
+        found = groups(params)
         dtypes = [_wide(x) for x in jax.tree.leaves(params) if is_measured(x)]
         dtype = promoted(jnp.float32, *dtypes)
-        return Norms(jnp.zeros(len(keys), dtype), members)
+        return Norms(jnp.zeros(found.size, dtype), found.members)
 
     def norms(updates: optax.Updates) -> Norms:
-        members, keys = groups(updates)
+        found = groups(updates)
         leaves = tuple(_real(x) for x in jax.tree.leaves(updates) if is_measured(x))
         if not leaves:
             return init(updates)
-        group_of = tuple(i for i in members if i is not None)
+        group_of = tuple(i for i in found.of_leaves if i is not None)
         across = mapped_names(updates, axis_name, replicated)
-        layout = Layout(group_of, len(keys), ((),) * len(leaves), across)
-        return Norms(group_norms(norm, layout, leaves)[0], members)
+        layout = Layout(group_of, found.slices, ((),) * len(leaves), across)
+        return Norms(group_norms(norm, layout, leaves)[0], found.members)
 
-    return Measure(init, norms, names=lambda params: [_shown_key(k) for k in groups(params)[1]])
+    return Measure(init, norms, names=lambda params: groups(params).names())
 
 
 def _inside_leaves(zeros, measure) -> Measure:
@@ -354,26 +363,6 @@ def _inside_leaves(zeros, measure) -> Measure:
         return norms_of(updates, functools.partial(measure, updates))
 
     return Measure(init, norms)
-
-
-def _shown_key(key: Hashable) -> str:
-    return path_name(key) if isinstance(key, tuple) else str(key)
-
-
-def _unit_axes(shape: tuple[int, ...], axis: int | Sequence[int] | None) -> tuple[int, ...]:
-    rank = len(shape)
-    if rank < 2:
-        return tuple(range(rank))
-    if axis is None:
-        return (0,) if rank < 4 else tuple(range(rank - 1))
-    axes = _as_tuple(axis)
-    if any(not -rank <= a < rank for a in axes):
-        raise ValueError(f"`axis` must be axes of every leaf, got {axis!r} for a leaf of {shape}")
-    return tuple(sorted({a % rank for a in axes}))
-
-
-def _as_tuple(axis: Any) -> tuple:
-    return tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
 
 
 def _check_norm(norm: Any) -> None:

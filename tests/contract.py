@@ -9,12 +9,13 @@ import clipax
 from clipax import measures, rules, thresholds
 
 NORM = "ord=None, axis_name=None"
+STACKS = "ord=None, stacked=None, axis_name=None"
 BOTH = "nonfinite='propagate', name=None"
 MEASURED = f"measure=None, {NORM}, {BOTH}"
 CLIPPERS = {
     "global_norm": f"(max_norm, *, {NORM}, {BOTH})",
-    "per_layer": f"(max_norm, *, {NORM}, {BOTH})",
-    "per_leaf": f"(max_norm, *, {NORM}, {BOTH})",
+    "per_layer": f"(max_norm, *, {STACKS}, {BOTH})",
+    "per_leaf": f"(max_norm, *, {STACKS}, {BOTH})",
     "per_group": f"(max_norm, labels, *, {NORM}, {BOTH})",
     "value": f"(limit, *, {BOTH})",
     "spectral": f"(max_singular_value, *, method='auto', rule='hard', {BOTH})",
@@ -28,12 +29,13 @@ CLIPPERS = {
     "history_sigma": f"(sigmas=3.0, *, window=128, warmup=64, {MEASURED})",
     "zclip": "(z=2.5, *, decay=0.97, max_norm=1.0, warmup=25, eps=1e-06, mode='adaptive', "
     f"clip_factor=1.0, skip_update_on_spike=False, restart=25, {MEASURED})",
-    "adagc": f"(ratio=1.04, *, decay=0.99, warmup=100, max_norm=1.0, restart=100, {NORM}, {BOTH})",
+    "adagc": "(ratio=1.04, *, decay=0.99, warmup=100, max_norm=1.0, restart=100, "
+    f"{STACKS}, {BOTH})",
     "olmo": f"(ratio=2.0, *, decay=0.99, {MEASURED})",
     "quantile": f"(target=0.5, *, rate=0.2, initial=None, {MEASURED})",
     "agc": f"(clipping=0.01, *, eps=0.001, axis=None, exclude=None, {NORM}, {BOTH})",
     "clippy": f"(relative=0.1, *, absolute=1e-07, axis_name=None, {BOTH})",
-    "block_rms": f"(threshold=1.0, *, axis_name=None, {BOTH})",
+    "block_rms": f"(threshold=1.0, *, stacked=None, axis_name=None, {BOTH})",
     "normalize": f"(max_norm=1.0, *, {MEASURED})",
     "smooth": f"(max_norm=1.0, *, {MEASURED})",
     "delta_clip": f"(max_norm=0.1, *, delta=0.001, {MEASURED})",
@@ -70,8 +72,8 @@ ON_DEVICES = "axis_name=None, replicated=None"
 MEASURES = {
     "lp": "(p)",
     "per_tree": f"({OF_NORM}, *, {ON_DEVICES})",
-    "per_layer": f"({OF_NORM}, *, {ON_DEVICES})",
-    "per_leaf": f"({OF_NORM}, *, {ON_DEVICES})",
+    "per_layer": f"({OF_NORM}, *, stacked=None, {ON_DEVICES})",
+    "per_leaf": f"({OF_NORM}, *, stacked=None, {ON_DEVICES})",
     "per_group": f"(labels, {OF_NORM}, *, names=None, {ON_DEVICES})",
     "per_unit": f"({OF_NORM}, *, axis=None, {ON_DEVICES})",
     "per_element": f"({OF_NORM}, *, {ON_DEVICES})",

@@ -98,7 +98,7 @@ WORDS = ("mode", "method", "rule", "watch")
 FLAGS = ("include_current", "skip_update_on_spike")
 # Checked when used, or by a test of its own.
 ELSEWHERE = ("axis_name", "axis", "clipper", "exclude", "decays", "early", "inner", "policy")
-ELSEWHERE += ("schedule", "x", "loss_fn")
+ELSEWHERE += ("schedule", "stacked", "x", "loss_fn")
 
 
 def wrong(function: Callable[..., Any], argument: str) -> list[Any]:

@@ -59,6 +59,7 @@ def per_layer(
     max_norm: Threshold,
     *,
     ord: float | None = None,
+    stacked: Any = None,
     axis_name: Any = None,
     nonfinite: str = "propagate",
     name: str | None = None,
@@ -72,6 +73,7 @@ def per_layer(
     Args:
         max_norm: a number >= 0, a schedule or a policy.
         ord: the order of the norm, p > 0; `None` is 2.
+        stacked: which leaves are stacks of layers, see `clipax.measures.per_layer`.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
@@ -89,7 +91,7 @@ def per_layer(
         {'h': Array([0.6], dtype=float32), 'x': Array([0.8], dtype=float32)}
     """
     policy = as_policy("max_norm", max_norm)
-    measure = measures.per_layer(norm_of(ord), axis_name=axis_name)
+    measure = measures.per_layer(norm_of(ord), stacked=stacked, axis_name=axis_name)
     return clip_by(measure, policy, nonfinite=nonfinite, name=name)
 
 
@@ -97,6 +99,7 @@ def per_leaf(
     max_norm: Threshold,
     *,
     ord: float | None = None,
+    stacked: Any = None,
     axis_name: Any = None,
     nonfinite: str = "propagate",
     name: str | None = None,
@@ -110,6 +113,7 @@ def per_leaf(
     Args:
         max_norm: a number >= 0, a schedule or a policy.
         ord: the order of the norm, p > 0; `None` is 2.
+        stacked: which leaves are stacks of layers, see `clipax.measures.per_leaf`.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
@@ -129,7 +133,7 @@ def per_leaf(
         Keras, argument `clipnorm` of its optimizers; TensorFlow, `tf.clip_by_norm`.
     """
     policy = as_policy("max_norm", max_norm)
-    measure = measures.per_leaf(norm_of(ord), axis_name=axis_name)
+    measure = measures.per_leaf(norm_of(ord), stacked=stacked, axis_name=axis_name)
     return clip_by(measure, policy, nonfinite=nonfinite, name=name)
 
 

@@ -89,6 +89,7 @@ def _excluding(clipper, exclude: Any) -> optax.GradientTransformationExtraArgs:
 def block_rms(
     threshold: Threshold = 1.0,
     *,
+    stacked: Any = None,
     axis_name: Any = None,
     nonfinite: str = "propagate",
     name: str | None = None,
@@ -103,6 +104,8 @@ def block_rms(
 
     Args:
         threshold: a number >= 0, a schedule or a policy.
+        stacked: which leaves are stacks of layers, see `clipax.measures.per_leaf`; each slice then
+            counts for a leaf.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
@@ -123,7 +126,7 @@ def block_rms(
         https://arxiv.org/abs/1804.04235
     """
     policy = as_policy("threshold", threshold)
-    measure = measures.per_leaf(measures.rms, axis_name=axis_name)
+    measure = measures.per_leaf(measures.rms, stacked=stacked, axis_name=axis_name)
     return clip_by(measure, policy, nonfinite=nonfinite, name=name)
 
 

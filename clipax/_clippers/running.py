@@ -188,6 +188,7 @@ def adagc(
     max_norm: float | Array = 1.0,
     restart: int | Array | None = 100,
     ord: float | None = None,
+    stacked: Any = None,
     axis_name: Any = None,
     nonfinite: str = "propagate",
     name: str | None = None,
@@ -214,14 +215,16 @@ def adagc(
             with these norms, >= 1; `None` for the published rule. If they are as many as `warmup`,
             gamma_i is the smallest of them; if they are fewer, the warm-up goes on.
         ord: the order of the norm, p > 0; `None` is 2.
+        stacked: which leaves are stacks of layers, see `clipax.measures.per_leaf`; each slice then
+            counts for a leaf.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
 
     Returns:
-        A gradient transformation. With `optax.inject_hyperparams`, `ord` and `axis_name` are
-        `static_args`. A leaf whose norm is zero or not finite learns nothing from it, and the step
-        does not count for its warm-up.
+        A gradient transformation. With `optax.inject_hyperparams`, `ord`, `stacked` and
+        `axis_name` are `static_args`. A leaf whose norm is zero or not finite learns nothing from
+        it, and the step does not count for its warm-up.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -251,7 +254,7 @@ def adagc(
         policy = thresholds.restarted(policy, restart, ratio=4.0)
     _validate.number("max_norm", max_norm)
     policy = _together(policy, max_norm, warmup, 2.0 if ord is None else ord)
-    measure = measures.per_leaf(norm_of(ord), axis_name=axis_name)
+    measure = measures.per_leaf(norm_of(ord), stacked=stacked, axis_name=axis_name)
     return clip_by(measure, policy, nonfinite=nonfinite, name=name)
 
 
@@ -261,7 +264,7 @@ def _together(policy: ThresholdPolicy, max_norm, warmup, ord: float) -> Threshol
     def update_fn(norm, state, **extra_args):
         finite = jnp.isfinite(norm)
         (total,) = group_norms(
-            measures.lp(ord), Layout((0,), 1, ((),), ((),)), (jnp.where(finite, norm, 0),)
+            measures.lp(ord), Layout((0,), (None,), ((),), ((),)), (jnp.where(finite, norm, 0),)
         )
         share = norm * rules.rescale(total, jnp.asarray(max_norm, norm.dtype))
         tracked = state.policy if isinstance(state, thresholds.RestartedState) else state

@@ -1,0 +1,104 @@
+"""Which leaves, slices of leaves or axes of a leaf form one group."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from clipax._places import places
+from clipax._trees import for_each_leaf, is_measured, path_name, paths_of
+
+
+class Groups(NamedTuple):
+    """The groups of whole leaves of a tree, or of their slices.
+
+    Attributes:
+        of_leaves: the position of each leaf's group in the other two; `None` for a leaf in none.
+        keys: what the groups are called.
+        slices: how many groups the slices of these leaves are; `None` for one of whole leaves.
+    """
+
+    of_leaves: tuple[int | None, ...]
+    keys: tuple[Hashable, ...]
+    slices: tuple[int | None, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(1 if n is None else n for n in self.slices)
+
+    @property
+    def members(self) -> tuple[int | range | None, ...]:
+        where = places(self.slices)
+        return tuple(None if group is None else where[group] for group in self.of_leaves)
+
+    def names(self) -> list[str]:
+        found = []
+        for key, slices in zip(self.keys, self.slices, strict=True):
+            name = _shown(key)
+            found += [name] if slices is None else [f"{name}/{i}" for i in range(slices)]
+        return found
+
+
+def grouped(
+    tree: Any, keys: Iterable[Hashable], names: Sequence[Hashable] | None, stacked: Any
+) -> Groups:
+    """The groups of a tree.
+
+    Args:
+        tree: what is grouped.
+        keys: what the group of each leaf is called.
+        names: the keys that may occur, in order; by default all that do.
+        stacked: which leaves are stacks, see `clipax.measures.per_layer`.
+    """
+    told = zip(keys, _slices(stacked, tree), jax.tree.leaves(tree), strict=True)
+    found = [(key, n) if is_measured(x) else None for key, n, x in told]
+    usual = (group for group in found if group is not None)
+    order = dict.fromkeys(usual if names is None else ((name, None) for name in names))
+    index = {group: i for i, group in enumerate(order)}
+    unknown = [group for group in found if group is not None and group not in index]
+    if unknown:
+        accepted = [key for key, _ in index]
+        raise ValueError(f"`labels` gave {unknown[0][0]!r}; accepted are {accepted}")
+    return Groups(
+        of_leaves=tuple(None if group is None else index[group] for group in found),
+        keys=tuple(key for key, _ in order),
+        slices=tuple(n for _, n in order),
+    )
+
+
+def _slices(stacked: Any, tree: Any) -> list[int | None]:
+    """The number of slices of each leaf that is said to be a stack."""
+    leaves = jax.tree.leaves(tree)
+    if stacked is None:
+        return [None] * len(leaves)
+    told = for_each_leaf("stacked", stacked, tree)
+    shapes = [x.shape if hasattr(x, "shape") else np.shape(x) for x in leaves]
+    for path, shape, stack in zip(paths_of(tree), shapes, told, strict=True):
+        if stack and not shape:
+            raise ValueError(
+                f"`stacked` must be true for leaves with an axis only, got {path_name(path)!r}"
+            )
+    return [shape[0] if stack else None for shape, stack in zip(shapes, told, strict=True)]
+
+
+def _shown(key: Hashable) -> str:
+    return path_name(key) if isinstance(key, tuple) else str(key)
+
+
+def unit_axes(shape: tuple[int, ...], axis: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The axes of a leaf that one unit spans, see `clipax.measures.per_unit`."""
+    rank = len(shape)
+    if rank < 2:
+        return tuple(range(rank))
+    if axis is None:
+        return (0,) if rank < 4 else tuple(range(rank - 1))
+    axes = as_tuple(axis)
+    if any(not -rank <= a < rank for a in axes):
+        raise ValueError(f"`axis` must be axes of every leaf, got {axis!r} for a leaf of {shape}")
+    return tuple(sorted({a % rank for a in axes}))
+
+
+def as_tuple(axis: Any) -> tuple:
+    """One axis, or several, as several."""
+    return tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)

@@ -1,0 +1,62 @@
+"""Stacked layers on several devices: one norm for each layer, of the whole of it."""
+
+import chex
+import jax
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+from spread import Layout, run, set_mesh
+
+import clipax
+from clipax import measures
+
+pytestmark = pytest.mark.devices
+STACKED = {"blocks": True, "head": False}
+SHAPES = {"blocks": {"kernel": (8, 16, 6), "bias": (8, 16)}, "head": (6, 8)}
+ALONG_FEATURES = Layout(
+    {"i": 8},
+    SHAPES,
+    {"blocks": {"kernel": P(None, "i"), "bias": P(None, "i")}, "head": P(None, "i")},
+)
+ALONG_LAYERS = Layout(
+    {"i": 8}, SHAPES, {"blocks": {"kernel": P("i"), "bias": P("i")}, "head": P(None, "i")}
+)
+MAKE = {
+    "per_layer": clipax.per_layer(20.0, stacked=STACKED),
+    "per_leaf": clipax.per_leaf(20.0, stacked=STACKED),
+    "adaptive": clipax.adaptive(
+        50.0, window=3, warmup=1, multiplier=1.0, measure=measures.per_layer(stacked=STACKED)
+    ),
+}
+every = pytest.mark.parametrize("clipper", MAKE.values(), ids=MAKE)
+
+
+@every
+@pytest.mark.parametrize("layout", [ALONG_FEATURES, ALONG_LAYERS], ids=["features", "layers"])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_sharded_jit_equals_one_device(clipper, layout, kind):
+    gradients = [layout.gradient(i, 3.0**i) for i in range(3)]
+    mesh = layout.mesh(kind)
+    with set_mesh(mesh):
+        placed = [layout.sharded(g, mesh) for g in gradients]
+        result, state = run(clipper, placed)
+    chex.assert_trees_all_close((result, state), run(clipper, gradients), rtol=1e-6)
+    for x, g in zip(jax.tree.leaves(result), jax.tree.leaves(placed[0]), strict=True):
+        assert x.sharding.is_equivalent_to(g.sharding, g.ndim)
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_shard_map_equals_one_device(check_vma):
+    specs = ALONG_FEATURES.specs
+    clipper = clipax.per_layer(20.0, stacked=STACKED, axis_name="i")
+    update = jax.shard_map(
+        lambda g, s: clipper.update(g, s),
+        mesh=ALONG_FEATURES.mesh(),
+        in_specs=(specs, P()),
+        out_specs=(specs, P()),
+        check_vma=check_vma,
+    )
+    g = ALONG_FEATURES.gradient(0, 3.0)
+    expected = run(MAKE["per_layer"], [g])
+    chex.assert_trees_all_close(jax.jit(update)(g, clipper.init(g)), expected, rtol=1e-6)

@@ -1,0 +1,217 @@
+"""Layers that are stacked along the first axis of their leaves, as `scan` keeps them.
+
+The law: they are clipped as a list of the layers would be.
+"""
+
+import math
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from norms import NORMS
+
+import clipax
+from clipax import measures, rules, thresholds
+
+LAYERS = 4
+STACKED = {"blocks": True, "head": False}
+
+
+def layers(seed=0, scale=1.0, dtype=np.float32) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+
+    def leaf(*shape):
+        return jnp.asarray(rng.normal(size=shape) * scale, dtype)
+
+    blocks = [{"bias": leaf(5), "kernel": leaf(3, 5) * 4.0**i} for i in range(LAYERS)]
+    return {"blocks": blocks, "head": {"kernel": leaf(5, 2)}}
+
+
+def stacked(tree):
+    return {**tree, "blocks": jax.tree.map(lambda *x: jnp.stack(x), *tree["blocks"])}
+
+
+def both(make, gradients):
+    """Last result and state of a list of layers and of their stack, the result stacked."""
+    clippers = make(None), make(STACKED)
+    found = []
+    for clipper, place in zip(clippers, (lambda g: g, stacked), strict=True):
+        update, state = jax.jit(clipper.update), clipper.init(place(gradients[0]))
+        for g in gradients:
+            result, state = update(place(g), state, place(gradients[0]))
+        found.append((result, state))
+    (listed, listed_state), own = found
+    return (stacked(listed), listed_state), own
+
+
+CLIPPERS = {
+    "per_layer": lambda s: clipax.per_layer(2.0, stacked=s),
+    "per_layer_max": lambda s: clipax.per_layer(2.0, ord=math.inf, stacked=s),
+    "adaptive": lambda s: clipax.adaptive(
+        50.0, window=3, warmup=1, measure=measures.per_layer(stacked=s)
+    ),
+    "zclip": lambda s: clipax.zclip(warmup=1, measure=measures.per_layer(stacked=s)),
+    "relative": lambda s: clipax.clip_by(measures.per_layer(stacked=s), thresholds.relative(0.1)),
+    "skip": lambda s: clipax.clip_by(measures.per_layer(stacked=s), 2.0, rules.skip),
+    "sanitize": lambda s: clipax.per_layer(2.0, stacked=s, nonfinite="sanitize"),
+}
+
+
+@pytest.mark.parametrize("make", CLIPPERS.values(), ids=CLIPPERS)
+def test_stack_is_clipped_as_a_list_of_layers(make):
+    expected, found = both(make, [layers(i, 3.0**i) for i in range(4)])
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30], ids=["usual", "small", "large"])
+@pytest.mark.parametrize("norm", [norm for norm, _ in NORMS.values()], ids=NORMS)
+@pytest.mark.parametrize("measure", [measures.per_layer, measures.per_leaf])
+def test_norms_are_those_of_the_slices(measure, norm, scale, dtype):
+    if dtype == np.float16 and scale != 1.0:
+        scale = 2.0 ** (8 if scale > 1 else -8)
+    tree = layers(0, scale, dtype)
+    expected = np.sort(measure(norm).norms(tree).values)
+    found = np.sort(measure(norm, stacked=STACKED).norms(stacked(tree)).values)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+LEAF_BY_LEAF = {
+    "per_leaf": lambda s: clipax.per_leaf(1.0, stacked=s),
+    "block_rms": lambda s: clipax.block_rms(1.0, stacked=s),
+    "adagc": lambda s: clipax.adagc(warmup=2, stacked=s),
+    "olmo": lambda s: clipax.olmo(measure=measures.per_leaf(stacked=s)),
+}
+
+
+@pytest.mark.parametrize("make", LEAF_BY_LEAF.values(), ids=LEAF_BY_LEAF)
+def test_leaves_of_a_stack_have_norms_of_their_own(make):
+    """The state has them in another order than for a list: slice by slice, not layer by layer."""
+    (expected, _), (found, _) = both(make, [layers(i, 3.0**i) for i in range(4)])
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "zero"])
+def test_nan_in_one_slice_leaves_the_others_alone(nonfinite):
+    bad = layers()
+    bad["blocks"][1]["bias"] = bad["blocks"][1]["bias"].at[2].set(jnp.nan)
+    expected, (result, state) = both(
+        lambda s: clipax.per_layer(2.0, stacked=s, nonfinite=nonfinite), [layers(), bad]
+    )
+    chex.assert_trees_all_close((result, state), expected, rtol=1e-6)
+    lost = jnp.isnan(result["blocks"]["kernel"]).all((1, 2))
+    if nonfinite == "zero":
+        lost = (result["blocks"]["kernel"] == 0).all((1, 2))
+    assert lost.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30], ids=["usual", "fallback"])
+def test_vmap_and_derivatives(scale):
+    clipper = clipax.per_layer(20.0 * scale, stacked=STACKED)
+    trees = [stacked(layers(i, scale)) for i in range(3)]
+    runs = jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+    def clipped(tree):
+        return clipax.clip(tree, clipper)[0]
+
+    each = jax.tree.map(lambda *x: jnp.stack(x), *map(clipped, trees))
+    chex.assert_trees_all_close(jax.vmap(clipped)(runs), each, rtol=1e-6)
+
+    def moved(make, tree):
+        def total(factor):
+            scaled = jax.tree.map(lambda x: x * factor, tree)
+            return sum(x.sum() for x in jax.tree.leaves(clipax.clip(scaled, make)[0]))
+
+        return float(jax.grad(total)(1.5))
+
+    tree, listed = layers(0, scale), clipax.per_layer(20.0 * scale)
+    assert moved(clipper, stacked(tree)) == pytest.approx(moved(listed, tree), rel=1e-4)
+
+
+def test_leaf_within_its_threshold_is_unchanged_to_the_bit():
+    tree = stacked(layers())
+    result, metrics = clipax.clip(tree, clipax.per_layer(20.0, stacked=STACKED))
+    norms = measures.per_layer(stacked=STACKED).norms(tree).values
+    assert (norms > 20).sum() == 2 and metrics["clipped"] == pytest.approx(2 / 5)
+    for x, y in zip(
+        jax.tree.leaves(result["blocks"]), jax.tree.leaves(tree["blocks"]), strict=True
+    ):
+        assert np.array_equal(x[:2], y[:2]) and not np.array_equal(x[2:], y[2:])
+
+
+def test_stacks_and_single_leaves_side_by_side():
+    """Leaves of one parent are together where they have as many slices."""
+    tree = {"w": jnp.ones((2, 9)), "b": jnp.ones((2, 7)), "long": jnp.ones((3, 4)), "one": 2.0}
+    told = {"w": True, "b": True, "long": True, "one": False}
+    norms = measures.per_layer(stacked=told).norms(tree)
+    assert norms.groups == (range(0, 2), range(2, 5), 5, range(0, 2))
+    np.testing.assert_allclose(norms.values, [4, 4, 2, 2, 2, 2])
+
+
+@pytest.mark.parametrize("slices", [0, 1])
+def test_few_slices(slices):
+    tree = {"w": jnp.full((slices, 4), 2.0)}
+    result, _ = clipax.clip(tree, clipax.per_leaf(2.0, stacked=lambda path: True))
+    np.testing.assert_allclose(result["w"], np.ones((slices, 4)), rtol=1e-6)
+
+
+def test_monitor_names_the_slices():
+    watch = clipax.monitor(measure=measures.per_layer(stacked=STACKED))
+    tree = stacked(layers())
+    _, state = watch.update(tree, watch.init(tree))
+    names = {key.split("/", 1)[1].rsplit("/", 1)[0] for key in clipax.metrics(state)}
+    assert {f"blocks/{i}" for i in range(LAYERS)} <= names
+
+
+def test_scalar_that_is_said_to_be_a_stack_is_refused():
+    with pytest.raises(ValueError, match=r"`stacked`.* axis only, got 'scale'"):
+        clipax.per_leaf(1.0, stacked=lambda path: True).init({"scale": jnp.ones(())})
+
+
+def test_stacked_that_does_not_fit_the_tree_is_refused():
+    with pytest.raises(ValueError, match=r"`stacked` must be a prefix"):
+        clipax.per_layer(1.0, stacked={"other": True}).init(stacked(layers()))
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return x + nn.Dense(4)(jnp.tanh(nn.Dense(8)(x))), None
+
+
+class Model(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        scan = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+        x, _ = scan(name="blocks")(x, None)
+        return nn.Dense(1, name="head")(x)
+
+
+def test_scanned_layers_of_linen_train():
+    model, x = Model(), jnp.ones((5, 4))
+    params = model.init(jax.random.key(0), x)["params"]
+    measure = measures.per_layer(stacked=lambda path: path.startswith("blocks/"))
+    clipper = clipax.adaptive(50.0, window=10, warmup=5, initial=0.1, measure=measure)
+    optimizer = optax.chain(clipper, optax.sgd(0.02))
+    state = optimizer.init(params)
+    assert measure.init(params).values.shape == (2 * 3 + 1,)  # two Dense in each, and the head
+
+    def loss_of(params):
+        return jnp.mean((model.apply({"params": params}, x) - 1.0) ** 2)
+
+    @jax.jit
+    def step(params, state):
+        loss, gradient = jax.value_and_grad(loss_of)(params)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(params, updates), state, loss
+
+    losses = []
+    for _ in range(50):
+        params, state, loss = step(params, state)
+        losses.append(float(loss))
+    assert losses[-1] < 0.1 * losses[0]
