@@ -80,7 +80,8 @@ def clippy(
         def share(update, param):
             return _share(update, param, relative, absolute) if is_measured(update) else update
 
-        norms = clean = norms_of(updates)
+        with _validate.naming(name):
+            norms = clean = norms_of(updates)
         if nonfinite == "sanitize":
             updates = jax.tree.map(without_nonfinite, updates)
             clean = norms_of(updates)

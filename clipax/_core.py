@@ -76,7 +76,8 @@ def clip_by(
         return initial_state(measure, policy, params, name, scalar=scalar)
 
     def update_fn(updates, state, params=None, **extra_args):
-        norms = measure.norms(updates)
+        with _validate.naming(name):
+            norms = measure.norms(updates)
         given = Given(measure, state.step, params, extra_args, name)
         thresholds, policy_state = follow(policy, norms, state.policy, given)
         clean = norms
@@ -203,7 +204,9 @@ def required(params: optax.Params | None, name: str | None) -> optax.Params:
 
 
 def _parameter_norms(given: Given) -> Any:
-    return given.measure.norms(required(given.params, given.name)).values
+    params = required(given.params, given.name)
+    with _validate.naming(given.name):
+        return given.measure.norms(params).values
 
 
 def without_nonfinite(leaf: Any) -> Any:

@@ -98,7 +98,8 @@ def monitor(
         names = _names(chosen, updates)
         found, known = sorted(names), sorted(state[name].groups)
         _validate.same_tree(name, f"the groups {found}", f"the groups {known}")
-        norm = chosen.norms(updates).values
+        with _validate.naming(name):
+            norm = chosen.norms(updates).values
         if found != names:  # a dict of the state is sorted by JAX
             norm = norm[np.argsort(names)]
         return updates, {name: _seen(state[name], norm)}

@@ -174,7 +174,7 @@ def skip_spikes(
         spikes = state.spikes[name]
         values, known, excessive = {}, [], jnp.asarray(False)
         if watch != "loss" or max_norm is not None:
-            with _norms.recording() as known:
+            with _validate.naming(name), _norms.recording() as known:
                 (values["norm"],) = measure.norms(updates).values
             if max_norm is not None:
                 excessive = ~(values["norm"] <= max_norm)  # NaN is

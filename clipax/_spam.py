@@ -187,7 +187,8 @@ def stable_spam(
 
     def update_fn(updates, state, params=None, **extra_args):
         given = Given(by_maximum, state.step, params, extra_args, name)
-        largest = by_maximum.norms(updates)
+        with _validate.naming(name):
+            largest = by_maximum.norms(updates)
         limits, first = follow(maximum, largest, state.policy.largest, given)
         finite = jnp.isfinite(largest.values)
         if nonfinite == "sanitize":

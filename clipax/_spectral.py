@@ -46,7 +46,8 @@ def spectral(
             value of each matrix.
         method: `"svd"`; `"eigh"`, the eigenvectors of the Gram matrix, and the SVD where
             n > 32 tau; `"newton_schulz"`, matrix products only; or `"auto"`, which is `"eigh"` for
-            the hard rule on CPUs and else `"newton_schulz"`.
+            the hard rule where `jax.default_backend()` is a CPU, and else `"newton_schulz"`: name
+            the method when compiling for another machine.
         rule: `"hard"` or `"soft"`.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`, for each matrix.
         name: the prefix of the metrics' keys.

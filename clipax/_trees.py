@@ -111,7 +111,7 @@ def _axis_index(name: Any) -> Any:
     except NameError as error:
         raise ValueError(
             f"`axis_name` must be bound by the `shard_map`, `pmap` or `vmap` around the update, "
-            f"got {name!r}, which is not"
+            f"got {name!r}, which is not; under `jit` with sharded arrays leave it out"
         ) from error
 
 

@@ -4,7 +4,9 @@ Arrays pass unread, since they may be traced (`optax.inject_hyperparams` builds 
 traced numbers); what a negative one does is decided where it is used.
 """
 
+import contextlib
 import numbers
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -131,6 +133,17 @@ def same_tree(name: str | None, found: Any, known: Any) -> None:
             f"{name or 'this clipper'} must get a gradient like the tree that its `init` was given:"
             f" got {found} for {known}; call `init` again for another tree"
         )
+
+
+@contextlib.contextmanager
+def naming(clipper: str | None) -> Iterator[None]:
+    """Adds the name of the clipper, if it has one, to what is raised inside."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if clipper is not None:
+            error.add_note(f"This was in the clipper {clipper!r}.")
+        raise
 
 
 def transformation(argument: str, value: Any, kind: str) -> None:

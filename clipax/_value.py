@@ -68,7 +68,8 @@ def value(
         return initial_state(measure, upper, params, name, scalar=scalar)
 
     def update_fn(updates, state, params=None, **extra_args):
-        norms = measure.norms(updates)
+        with _validate.naming(name):
+            norms = measure.norms(updates)
         given = Given(measure, state.step, params, extra_args, name)
         high, policy_state = follow(upper, norms, state.policy, given)
         low = high  # of a pair neither has a state

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from wrong_arguments import BAD, GRADIENT, PYTHON
 from wrong_arguments_methods import BAD_METHODS
@@ -65,6 +66,24 @@ def test_wrong_argument_is_refused_when_used(clipper, message):
         gradient = {"a": jnp.ones(2, jnp.complex64)}
     with pytest.raises(ValueError, match=message):
         clipax.clip(gradient, clipper)
+
+
+ON_NO_DEVICES = {
+    "global_norm": lambda **options: clipax.global_norm(1.0, **options),
+    "agc": clipax.agc,
+    "clippy": clipax.clippy,
+    "stable_spam": clipax.stable_spam,
+    "monitor": clipax.monitor,
+    "skip_spikes": lambda **options: clipax.skip_spikes(optax.sgd(0.1), **options),
+}
+
+
+@pytest.mark.parametrize("make", ON_NO_DEVICES.values(), ids=ON_NO_DEVICES)
+def test_error_about_a_gradient_names_the_clipper(make):
+    clipper = make(axis_name="data", name="mine")
+    with pytest.raises(ValueError, match=r"`axis_name` must be bound .* leave it out") as error:
+        clipper.update(GRADIENT, clipper.init(GRADIENT), GRADIENT)
+    assert error.value.__notes__ == ["This was in the clipper 'mine'."]
 
 
 @pytest.mark.parametrize("label", [None, ["x"]], ids=repr)
