@@ -62,6 +62,42 @@ def _torch(leaves, clip) -> list[np.ndarray]:
     return [parameter.grad.numpy() for parameter in parameters]
 
 
+def lightning_steps(gradients, **arguments) -> list[list[np.ndarray]]:
+    """What a trainer subtracted with an SGD of rate 1 from parameters that were zero."""
+    lightning, torch = package("pytorch_lightning"), package("torch")
+    steps = []
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            zeros = [torch.zeros(leaf.shape) for leaf in gradients[0]]
+            self.weights = torch.nn.ParameterList(zeros)
+
+        def training_step(self, batch, index):
+            leaves = [torch.from_numpy(np.array(leaf)) for leaf in gradients[index]]
+            return sum((w * x).sum() for w, x in zip(self.weights, leaves, strict=True))
+
+        def on_train_batch_end(self, *_):
+            steps.append([-w.detach().numpy().copy() for w in self.weights])
+            for w in self.weights:
+                w.data.zero_()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1.0)
+
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **arguments,
+    )
+    trainer.fit(Module(), range(len(gradients)))
+    return steps
+
+
 def tensorflow_global_norm(leaves, max_norm) -> list[np.ndarray]:
     tensorflow = package("tensorflow")
     tensors = [tensorflow.constant(leaf) for leaf in leaves]

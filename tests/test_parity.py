@@ -70,6 +70,20 @@ def test_equals_keras_inside_an_optimizer(gradients, argument, clipper):
     assert_same_steps(peers.clipax_steps(clipper, gradients), theirs, gradients)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "clipper"),
+    [
+        ({"gradient_clip_val": 5.0}, clipax.global_norm(5.0)),
+        ({"gradient_clip_val": 3.0, "gradient_clip_algorithm": "value"}, clipax.value(3.0)),
+    ],
+    ids=["norm", "value"],
+)
+def test_equals_lightning_inside_a_trainer(gradients, arguments, clipper):
+    theirs = peers.lightning_steps([jax.tree.leaves(g) for g in gradients], **arguments)
+    # Lightning clips with torch, which divides by norm + 1e-6.
+    assert_same_steps(peers.clipax_steps(clipper, gradients), theirs, gradients, rtol=3e-6)
+
+
 def optax_by_label(label_of):
     """optax's global clip at 3.0 in each group of leaves that share a label."""
 

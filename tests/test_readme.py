@@ -285,7 +285,7 @@ def test_spike_after_a_nan_is_clipped_to_twice_the_calm_norm():
     assert float(clipped[-1]) == pytest.approx(2.0, rel=1e-6)
 
 
-# Coming from elsewhere: rows of torch, Keras and TensorFlow are in test_parity.py.
+# Coming from elsewhere: rows of torch, Lightning, Keras and TensorFlow are in test_parity.py.
 
 SCHEDULE = optax.linear_schedule(10.0, 0.1, 20)
 NAMES = {"optax": optax, "clipax": clipax, "math": math, "schedule": SCHEDULE}
