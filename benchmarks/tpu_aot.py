@@ -1,7 +1,7 @@
 """Counts what a TPU would do in a step with each clipper, over a step with optax's plain clip.
 
     pip install -e ".[test]" "jax[tpu]"
-    python -m benchmarks.tpu_aot [CLIPPER ...] [--topology 2x2|4x4] [--leaves N] [--out FILE]
+    python -m benchmarks.tpu_aot [CLIPPER ...] [--topology v5e:4x4] [--leaves N] [--out FILE]
 
 No TPU is needed: the compiler in libtpu is given the topology of one (v5e). Compiled is one step of
 `chain(clipper, adam)` on 16 leaves of 4M float32 that are sharded over all devices, with donated
@@ -17,6 +17,8 @@ read from the program that the compiler made:
   of the copy, and includes the fallback.
 * *flops* as XLA counts them.
 * *all-reduce* and *other* collectives, those of the fallback after a plus.
+
+`benchmarks.scale` does the same for larger models and for more devices.
 
 The norm is computed a second time, of rescaled entries, where its sum of squares left the range of
 the dtype. That is one branch of a `conditional` that the program names after `_jitted_norms`. What
@@ -57,9 +59,19 @@ class Leaves(NamedTuple):
     count: int
     shape: tuple[int, ...]
 
+    def on(self, mesh: Mesh) -> Any:
+        leaf = jax.ShapeDtypeStruct(self.shape, jnp.float32)
+        return spread({f"layer{i}": {"w": leaf} for i in range(self.count)}, mesh)
+
+
+def spread(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """Arrays that are only described, each spread over all devices along one of its axes."""
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, "devices"))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
 
 MANY, FEW = Leaves(16, (4096, 1024)), Leaves(2, (128, 128))
-TOPOLOGIES = ("2x2", "4x4")
+TOPOLOGIES = ("v5e:2x2", "v5e:4x4")
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
 CLIPPERS: dict[str, Callable[[], optax.GradientTransformation]] = {
@@ -89,27 +101,26 @@ def main() -> None:
     unknown = set(arguments.clippers) - set(CLIPPERS)
     if unknown:
         parser.error(f"unknown clippers {sorted(unknown)}; known are {list(CLIPPERS)}")
-    jax.config.update("jax_platforms", "cpu")  # for the few arrays that are made
-    jax.config.update("jax_enable_compilation_cache", False)
     mesh = mesh_of(arguments.topology)
     many = MANY._replace(count=arguments.leaves)
-    theirs = {
-        leaves: measured(optax.clip_by_global_norm(1.0), mesh, leaves) for leaves in (many, FEW)
-    }
+    plain = optax.clip_by_global_norm(1.0)
+    theirs = {leaves: measured(plain, leaves.on(mesh)) for leaves in (many, FEW)}
     pairs = {"optax": (theirs[many], theirs[many])}
     for name in track(arguments.clippers or list(CLIPPERS), "compiling"):
         leaves = FEW if name == "spectral" else many
-        pairs[name] = measured(CLIPPERS[name](), mesh, leaves), theirs[leaves]
+        pairs[name] = measured(CLIPPERS[name](), leaves.on(mesh)), theirs[leaves]
     Console(width=110).print(table(pairs, arguments.topology))
     if arguments.out:
         arguments.out.write_text(json.dumps(record(pairs, arguments.topology), indent=1) + "\n")
 
 
 def mesh_of(topology: str) -> Mesh:
-    """The devices of a v5e, which need not be there, on one axis."""
+    """The devices of a TPU, which need not be there, on one axis. Compiles nothing from a cache."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    described = topologies.get_topology_desc(platform="tpu", topology_name=f"v5e:{topology}")
+    jax.config.update("jax_platforms", "cpu")  # for the few arrays that are made
+    jax.config.update("jax_enable_compilation_cache", False)
+    described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     return Mesh(np.array(described.devices), ("devices",))
 
 
@@ -117,8 +128,9 @@ class Counts(NamedTuple):
     """What one step costs on one device.
 
     Attributes:
-        usual: bytes to and from main memory, flops but those of products of matrices, and
-            collectives by kind, as read from the program, without the fallback.
+        usual: bytes to and from main memory, flops but those of products of matrices,
+            collectives by kind, and the bytes that a device puts into them, as read from the
+            program, without the fallback.
         fallback: the same for the fallback alone.
         flops: as XLA counts them, less those of the fallback.
         xla_bytes: as XLA counts them, with the fallback.
@@ -132,9 +144,10 @@ class Counts(NamedTuple):
     seconds: float
 
 
-def measured(clipper: optax.GradientTransformation, mesh: Mesh, leaves: Leaves) -> Counts:
+def measured(clipper: optax.GradientTransformation, params: Any) -> Counts:
+    """The costs of a step with parameters that are described together with where they lie."""
     start = time.perf_counter()
-    program = compiled_step(behind(clipper), mesh, leaves)
+    program = compiled_step(behind(clipper), params)
     seconds = time.perf_counter() - start
     analysis: Any = program.cost_analysis()
     usual, fallback = costs(program.as_text())
@@ -142,23 +155,16 @@ def measured(clipper: optax.GradientTransformation, mesh: Mesh, leaves: Leaves) 
     return Counts(dict(usual), dict(fallback), flops, analysis["bytes accessed"], seconds)
 
 
-def compiled_step(
-    optimizer: optax.GradientTransformation, mesh: Mesh, leaves: Leaves
-) -> jax.stages.Compiled:
-    spread = NamedSharding(mesh, PartitionSpec("devices"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
+def compiled_step(optimizer: optax.GradientTransformation, params: Any) -> jax.stages.Compiled:
+    """The state lies where the parameters of the same shape do, and all else on every device."""
+    shardings = {x.shape: x.sharding for x in jax.tree.leaves(params)}
+    everywhere = NamedSharding(next(iter(shardings.values())).mesh, PartitionSpec())
 
-    def placed(tree: Any) -> Any:
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(
-                x.shape, x.dtype, sharding=spread if x.shape == leaves.shape else everywhere
-            ),
-            tree,
-        )
+    def placed(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        sharding = shardings.get(x.shape, everywhere)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    leaf = jax.ShapeDtypeStruct(leaves.shape, jnp.float32)
-    params = placed({f"layer{i}": {"w": leaf} for i in range(leaves.count)})
-    state = placed(jax.eval_shape(optimizer.init, params))
+    state = jax.tree.map(placed, jax.eval_shape(optimizer.init, params))
 
     def step(params, state, gradient):
         updates, state = optimizer.update(gradient, state, params)
@@ -230,7 +236,10 @@ def costs(text: str) -> tuple[Counter, Counter]:
                 continue
             usual["bytes"] += accessed(each, known)
             usual["flops"] += flops(each, known)
-            usual[each.operation.removesuffix("-start")] += 1
+            kind = each.operation.removesuffix("-start")
+            usual[kind] += 1
+            if kind in COLLECTIVES:
+                usual["collective bytes"] += sum(size(known[name].shape) for name in each.operands)
             for inner in each.called("calls", "body", "condition"):
                 once, rarely = of(inner)
                 if each.operation == "fusion":  # its inner arrays lie nowhere
@@ -239,7 +248,7 @@ def costs(text: str) -> tuple[Counter, Counter]:
                 usual, fallback = usual + once, fallback + rarely
         return usual, fallback
 
-    kept = ("bytes", "flops", *COLLECTIVES)
+    kept = ("bytes", "flops", "collective bytes", *COLLECTIVES)
     usual, fallback = of(entry)
     return tuple(Counter({k: c[k] for k in kept}) for c in (usual, fallback))
 
@@ -298,7 +307,7 @@ def record(pairs: dict[str, tuple[Counts, Counts]], topology: str) -> dict[str, 
 
 
 def table(pairs: dict[str, tuple[Counts, Counts]], topology: str) -> Table:
-    made = Table(title=f"v5e {topology}, over optax.clip_by_global_norm")
+    made = Table(title=f"{topology}, over optax.clip_by_global_norm")
     made.add_column("clipper", no_wrap=True)
     for column in ("bytes", "flops", "fallback: bytes", "flops", "XLA's bytes"):
         made.add_column(column, justify="right")

@@ -63,9 +63,10 @@ def test_clipper_of_one_norm_moves_what_optax_moves(counts):
     assert {name: ratio for name, ratio in ratios.items() if ratio > 1.02} == {}
 
 
-def test_norm_costs_one_all_reduce_and_one_in_the_fallback(counts):
+def test_norm_costs_one_all_reduce_of_a_number_and_one_in_the_fallback(counts):
     for name in filter(of_one_norm, counts):
         ours, optax = counts[name]["ours"], counts[name]["optax"]
+        assert ours["usual"]["collective bytes"] == optax["usual"]["collective bytes"] == 4, name
         assert ours["usual"]["all-reduce"] == optax["usual"]["all-reduce"] == 1, name
         assert ours["fallback"]["all-reduce"] == 1, name
 

@@ -1,0 +1,24 @@
+"""What `docs/scale.md` says of the bytes of state."""
+
+import pathlib
+import re
+
+import pytest
+
+from benchmarks.scale import CLIPPERS, MODELS, state_bytes
+
+TEXT = (pathlib.Path(__file__).parents[1] / "docs/scale.md").read_text()
+STATE = re.search(r"^\| clipper \| state grows.*\n\|[-:| ]+\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
+assert STATE is not None
+ROWS = [row.strip("| ").split(" | ") for row in STATE[1].splitlines()]
+BYTES = {name: cells for names, *cells in ROWS for name in re.findall("`([^`]+)`", names)}
+
+
+def test_page_has_every_clipper_once():
+    assert sorted(re.findall("`([^`]+)`", " ".join(row[0] for row in ROWS))) == sorted(CLIPPERS)
+
+
+@pytest.mark.parametrize("name", CLIPPERS)
+def test_state_is_as_large_as_the_page_says(name):
+    _, *told = BYTES[name]
+    assert told == [f"{state_bytes(CLIPPERS[name](), model):,}" for model in MODELS]
