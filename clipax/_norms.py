@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from clipax._bits import exponent_of, lowered, mantissa, powers_of_two, raised
-from clipax._places import entries, joined, places
+from clipax._places import entries, everywhere, joined, places
 from clipax._trees import promoted
 
 
@@ -285,6 +285,10 @@ def _reduced(layout: Layout, entries: Sequence[Array], by: _Reduction) -> tuple[
     parts = [
         by.reduce(x, tuple(range(axis, x.ndim)), initial=by.least)
         for x, axis in zip(entries, first, strict=True)
+    ]
+    parts = [
+        part if layout.slices[group] is None else everywhere(part)
+        for part, group in zip(parts, layout.groups, strict=True)
     ]
     vectors = []
     for names in sorted(set(layout.names)):

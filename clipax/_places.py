@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 def places(slices: Sequence[int | None]) -> list[int | range]:
@@ -34,15 +34,16 @@ def joined(parts: Sequence[Array | None], slices: Sequence[int | None], missing:
     full = list(map(filled, parts, slices))
     if all(n is None for n in slices):
         return jnp.stack(full, axis=-1)
-    columns = [
-        p[..., None] if n is None else _gathered(p) for p, n in zip(full, slices, strict=True)
-    ]
+    columns = [p[..., None] if n is None else p for p, n in zip(full, slices, strict=True)]
     return jnp.concatenate(columns, axis=-1)
 
 
-def _gathered(x: Array) -> Array:
+def everywhere(x: Array) -> Array:
     """The same on all devices: of stacks whose layers are spread over a mesh with explicit axes."""
-    return jax.sharding.reshard(x, PartitionSpec()) if any(jax.typeof(x).sharding.spec) else x
+    kind = jax.typeof(x).sharding
+    if not any(kind.spec):
+        return x
+    return jax.sharding.reshard(x, NamedSharding(kind.mesh, PartitionSpec()))
 
 
 def entries(vectors: tuple[Array, ...], of: Sequence[int | range]) -> list[tuple[Array, ...]]:

@@ -1,5 +1,7 @@
 """Stacked layers on several devices: one norm for each layer, of the whole of it."""
 
+import contextlib
+
 import chex
 import jax
 import pytest
@@ -21,6 +23,14 @@ ALONG_FEATURES = Layout(
 ALONG_LAYERS = Layout(
     {"i": 8}, SHAPES, {"blocks": {"kernel": P("i"), "bias": P("i")}, "head": P(None, "i")}
 )
+KERNEL_ALONG_LAYERS = Layout(
+    {"i": 8}, SHAPES, {"blocks": {"kernel": P("i"), "bias": P()}, "head": P(None, "i")}
+)
+LAYOUTS = {
+    "features": ALONG_FEATURES,
+    "layers": ALONG_LAYERS,
+    "layers, not of the bias": KERNEL_ALONG_LAYERS,
+}
 MAKE = {
     "per_layer": clipax.per_layer(20.0, stacked=STACKED),
     "per_leaf": clipax.per_leaf(20.0, stacked=STACKED),
@@ -32,12 +42,13 @@ every = pytest.mark.parametrize("clipper", MAKE.values(), ids=MAKE)
 
 
 @every
-@pytest.mark.parametrize("layout", [ALONG_FEATURES, ALONG_LAYERS], ids=["features", "layers"])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-def test_sharded_jit_equals_one_device(clipper, layout, kind):
+@pytest.mark.parametrize("told", [True, False], ids=["set_mesh", "mesh of the arrays"])
+def test_sharded_jit_equals_one_device(clipper, layout, kind, told):
     gradients = [layout.gradient(i, 3.0**i) for i in range(3)]
     mesh = layout.mesh(kind)
-    with set_mesh(mesh):
+    with set_mesh(mesh) if told else contextlib.nullcontext():
         placed = [layout.sharded(g, mesh) for g in gradients]
         result, state = run(clipper, placed)
     chex.assert_trees_all_close((result, state), run(clipper, gradients), rtol=1e-6)
