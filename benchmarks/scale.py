@@ -126,11 +126,9 @@ def of_programs(names: Iterable[str], where: Iterable[tuple[str, Model]]) -> Ite
 
 def cells(ours: Counts, theirs: Counts) -> Iterator[str]:
     yield f"{ours.usual['bytes'] / theirs.usual['bytes']:.3f}"
-    for kinds in (COLLECTIVES[:1], COLLECTIVES[1:]):
-        usual, fallback = (sum(c[k] for k in kinds) for c in (ours.usual, ours.fallback))
-        yield f"{usual} + {fallback}" if fallback else f"{usual}"
-        if kinds == COLLECTIVES[:1]:
-            yield f"{ours.usual['collective bytes']:,}"
+    yield tpu_aot.numbers(ours, COLLECTIVES[:1])
+    yield f"{ours.usual['collective bytes']:,}"
+    yield tpu_aot.numbers(ours, COLLECTIVES[1:])
     yield f"{ours.seconds / theirs.seconds:.2f}"
 
 

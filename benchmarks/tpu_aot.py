@@ -325,10 +325,15 @@ def cells(ours: Counts, theirs: Counts) -> Iterator[str]:
     yield f"{ours.fallback['bytes'] / moved:.3f}"
     yield f"{ours.fallback['flops'] / theirs.flops:.3f}"
     yield f"{ours.xla_bytes / theirs.xla_bytes:.3f}"
-    for kinds in (COLLECTIVES[:1], COLLECTIVES[1:]):
-        usual, fallback = (sum(c[k] for k in kinds) for c in (ours.usual, ours.fallback))
-        yield f"{usual} + {fallback}" if fallback else f"{usual}"
+    yield numbers(ours, COLLECTIVES[:1])
+    yield numbers(ours, COLLECTIVES[1:])
     yield f"{ours.seconds:.1f}"
+
+
+def numbers(counts: Counts, kinds: tuple[str, ...]) -> str:
+    """How many instructions of these kinds there are, those of the fallback after a plus."""
+    usual, fallback = (sum(c[k] for k in kinds) for c in (counts.usual, counts.fallback))
+    return f"{usual} + {fallback}" if fallback else f"{usual}"
 
 
 if __name__ == "__main__":
