@@ -83,3 +83,15 @@ def run(clipper, gradients):
 @functools.cache
 def jitted(clipper):
     return jax.jit(lambda g, s: clipper.update(g, s))
+
+
+def mapped_update(clipper, mesh, specs, check_vma):
+    """The compiled update of a clipper inside `shard_map`, its state the same on all devices."""
+    update = jax.shard_map(
+        lambda g, s: clipper.update(g, s),
+        mesh=mesh,
+        in_specs=(specs, P()),
+        out_specs=(specs, P()),
+        check_vma=check_vma,
+    )
+    return jax.jit(update)

@@ -12,7 +12,7 @@ import pytest
 from catalogue import label_of
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from spread import ROW, run, set_mesh
+from spread import ROW, mapped_update, run, set_mesh
 
 import clipax
 from clipax import measures
@@ -46,14 +46,7 @@ def without_scalar(seed=0, scale=1.0):
 
 @functools.cache
 def mapped(clipper, check_vma):
-    update = jax.shard_map(
-        lambda g, s: clipper.update(g, s),
-        mesh=ROW.mesh(),
-        in_specs=(FLAT, P()),
-        out_specs=(FLAT, P()),
-        check_vma=check_vma,
-    )
-    return jax.jit(update)
+    return mapped_update(clipper, ROW.mesh(), FLAT, check_vma)
 
 
 @spread

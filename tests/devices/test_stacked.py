@@ -7,7 +7,7 @@ import jax
 import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from spread import Layout, run, set_mesh
+from spread import Layout, mapped_update, run, set_mesh
 
 import clipax
 from clipax import measures
@@ -59,15 +59,8 @@ def test_sharded_jit_equals_one_device(clipper, layout, kind, told):
 
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_shard_map_equals_one_device(check_vma):
-    specs = ALONG_FEATURES.specs
     clipper = clipax.per_layer(20.0, stacked=STACKED, axis_name="i")
-    update = jax.shard_map(
-        lambda g, s: clipper.update(g, s),
-        mesh=ALONG_FEATURES.mesh(),
-        in_specs=(specs, P()),
-        out_specs=(specs, P()),
-        check_vma=check_vma,
-    )
+    update = mapped_update(clipper, ALONG_FEATURES.mesh(), ALONG_FEATURES.specs, check_vma)
     g = ALONG_FEATURES.gradient(0, 3.0)
     expected = run(MAKE["per_layer"], [g])
-    chex.assert_trees_all_close(jax.jit(update)(g, clipper.init(g)), expected, rtol=1e-6)
+    chex.assert_trees_all_close(update(g, clipper.init(g)), expected, rtol=1e-6)
