@@ -5,7 +5,7 @@
 As `benchmarks.step_time`, on 64 leaves of 1M float32 whose rows are spread over all devices.
 """
 
-import sys
+import argparse
 
 import jax
 import optax
@@ -14,16 +14,16 @@ from jax.sharding import PartitionSpec as P
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.step_time import METHODS, Run, behind, ratios
+from benchmarks.step_time import METHODS, Run, add_names, behind, ratios
 
 LEAVES, SIZE = 64, (1024, 1024)
 USUAL = ("global_norm", "adaptive", "zclip", "per_leaf", "value")
 
 
-def main(names: list[str]) -> None:
-    unknown = set(names) - METHODS.keys()
-    if unknown:
-        raise SystemExit(f"unknown methods {sorted(unknown)}; known are {list(METHODS)}")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_names(parser, "methods", METHODS)
+    names = parser.parse_args().methods
     mesh = jax.make_mesh((jax.device_count(),), ("devices",))
     table = Table("method", f"ratio, {mesh.size} devices", "quartiles")
     spread = {"leaves": LEAVES, "size": SIZE, "sharding": NamedSharding(mesh, P("devices"))}
@@ -36,4 +36,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,10 +1,10 @@
 """How the costs of a clipper grow with the parameters, the devices and the leaves.
 
     pip install -e ".[test]" "jax[tpu]"
-    python -m benchmarks.scale [state|devices|leaves] [CLIPPER ...]
+    python -m benchmarks.scale state|devices|leaves [CLIPPER ...]
 
 The models are shapes only: blocks of a transformer, six leaves each, or the same stacked along
-their first axis, as `scan` keeps them.
+their first axis, as `scan` keeps them, where clippers that take `stacked=` are told so.
 
 * *state*: the bytes of a clipper's state, for models of 1e6 to 1e12 parameters.
 * *devices*: one step of `chain(clipper, adam)` under FSDP, compiled for TPUs of 8 to 4,096 chips,
@@ -30,6 +30,7 @@ from rich.table import Table
 
 import clipax
 from benchmarks import tpu_aot
+from benchmarks.step_time import add_names
 from benchmarks.tpu_aot import CLIPPERS, COLLECTIVES, Counts
 
 
@@ -87,11 +88,14 @@ OF_LEAVES = [Model(2, 256), Model(17, 256), Model(167, 256), Model(500, 256)]
 OF_LEAVES += [Model(500, 256, stacked=True)]
 
 USUAL = ("global_norm", "adaptive", "per_layer", "adagc", "agc", "value")
-STACKED: dict[str, Callable[[], optax.GradientTransformation]] = {
-    "per_layer": lambda: clipax.per_layer(1.0, stacked={"blocks": True}),
-    "per_leaf": lambda: clipax.per_leaf(1.0, stacked={"blocks": True}),
-    "adagc": lambda: clipax.adagc(stacked={"blocks": True}),
-    "agc": lambda: clipax.agc(axis=-2),
+OF_STACKS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "per_layer": functools.partial(clipax.per_layer, 1.0),
+    "per_leaf": functools.partial(clipax.per_leaf, 1.0),
+    "adagc": clipax.adagc,
+    "agc": clipax.agc,
+    "block_rms": clipax.block_rms,
+    "clippy": clipax.clippy,
+    "stable_spam": clipax.stable_spam,
 }
 OPTAX = functools.partial(optax.clip_by_global_norm, 1.0)
 
@@ -117,10 +121,13 @@ def of_programs(names: Iterable[str], where: Iterable[tuple[str, Model]]) -> Ite
         theirs = tpu_aot.measured(OPTAX(), params)
         kind = "stacked, " if model.stacked else ""
         title = f"{model}, {kind}{topology}, {mesh.size} chips; optax: {theirs.seconds:.0f} s"
-        table = Table("clipper", "bytes", "all-reduce", "of bytes", "other", "seconds", title=title)
+        columns = ("clipper", "bytes moved", "all-reduces", "bytes reduced", "other", "seconds")
+        table = Table(*columns, title=title)
         for name in names:
-            make = STACKED.get(name, CLIPPERS[name]) if model.stacked else CLIPPERS[name]
-            table.add_row(name, *cells(tpu_aot.measured(make(), params), theirs))
+            stacks = model.stacked and name in OF_STACKS
+            clipper = OF_STACKS[name](stacked={"blocks": True}) if stacks else CLIPPERS[name]()
+            shown = f"{name}, stacked" if stacks else name
+            table.add_row(shown, *cells(tpu_aot.measured(clipper, params), theirs))
         yield table
 
 
@@ -135,11 +142,8 @@ def cells(ours: Counts, theirs: Counts) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("state", "devices", "leaves"))
-    parser.add_argument("clippers", nargs="*", metavar="CLIPPER", help=", ".join(CLIPPERS))
+    add_names(parser, "clippers", CLIPPERS)
     arguments = parser.parse_args()
-    unknown = set(arguments.clippers) - set(CLIPPERS)
-    if unknown:
-        parser.error(f"unknown clippers {sorted(unknown)}; known are {list(CLIPPERS)}")
     console = Console(width=110)
     if arguments.what == "state":
         console.print(of_state(arguments.clippers or CLIPPERS))

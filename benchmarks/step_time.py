@@ -10,9 +10,9 @@ chain, on 300 leaves of 8k, against the chain. The two run in turns; what is pri
 of the ratios, and their quartiles.
 """
 
-import sys
+import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,17 @@ METHODS: dict[str, Callable[[], optax.GradientTransformation]] = {
 WRAPPERS: dict[str, Callable[[optax.GradientTransformation], optax.GradientTransformation]] = {
     "skip_spikes": clipax.skip_spikes,
 }
+
+
+def add_names(parser: argparse.ArgumentParser, what: str, known: Collection[str]) -> None:
+    """Adds an argument for any number of these names; `choices` refuses none before Python 3.12."""
+
+    def checked(name: str) -> str:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"unknown {name!r}; known are {', '.join(known)}")
+        return name
+
+    parser.add_argument(what, nargs="*", type=checked, metavar=what.upper().removesuffix("S"))
 
 
 class Run:
@@ -110,13 +121,12 @@ def ratios(ours: Callable[[], float], theirs: Callable[[], float]) -> np.ndarray
     return np.quantile(found, [0.25, 0.5, 0.75])
 
 
-def main(names: list[str]) -> None:
-    known = [*METHODS, *WRAPPERS, "monitor"]
-    unknown = set(names) - set(known)
-    if unknown:
-        raise SystemExit(f"unknown methods {sorted(unknown)}; known are {known}")
+def main() -> None:
+    known = (*METHODS, *WRAPPERS, "monitor")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_names(parser, "methods", known)
     table = Table("method", "ratio", "quartiles")
-    for name in names or known:
+    for name in parser.parse_args().methods or known:
         for label, ours, theirs in pairs(name):
             low, middle, high = ratios(ours.seconds, theirs.seconds)
             table.add_row(label, f"{middle:.3f}", f"{low:.3f} to {high:.3f}")
@@ -141,4 +151,4 @@ def pairs(name: str) -> Iterator[tuple[str, Run, Run]]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

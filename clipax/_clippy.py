@@ -19,6 +19,7 @@ def clippy(
     relative: float | Array = 0.1,
     *,
     absolute: float | Array = 1e-7,
+    stacked: Any = None,
     axis_name: Any = None,
     nonfinite: str = "propagate",
     name: str | None = None,
@@ -36,13 +37,15 @@ def clippy(
     Args:
         relative: the share of a parameter by which it may change, >= 0.
         absolute: by how much any parameter may change, > 0.
+        stacked: which leaves are stacks of layers, see `clipax.measures.per_leaf`; each slice then
+            counts for a leaf.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
 
     Returns:
-        A gradient transformation. With `optax.inject_hyperparams`, `axis_name` is one of the
-        `static_args`. Its metric `norm` is n, relative to what is allowed.
+        A gradient transformation. With `optax.inject_hyperparams`, `stacked` and `axis_name`
+        are `static_args`. Its metric `norm` is n, relative to what is allowed.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -64,15 +67,17 @@ def clippy(
     _validate.number("relative", relative)
     _validate.number("absolute", absolute, above=True)
     _validate.options(nonfinite, name)
-    measure = measures.per_leaf(measures.linf, axis_name=axis_name)
+    measure = measures.per_leaf(measures.linf, stacked=stacked, axis_name=axis_name)
     one = constant(1.0)
 
+    @_validate.naming(name)
     def init_fn(params):
         return initial_state(measure, one, params, name, scalar=True)
 
+    @_validate.naming(name)
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        params = required(params, name)
+        params = required(params)
 
         def norms_of(tree):
             return measure.norms(jax.tree.map(share, tree, params))
@@ -80,8 +85,7 @@ def clippy(
         def share(update, param):
             return _share(update, param, relative, absolute) if is_measured(update) else update
 
-        with _validate.naming(name):
-            norms = clean = norms_of(updates)
+        norms = clean = norms_of(updates)
         if nonfinite == "sanitize":
             updates = jax.tree.map(without_nonfinite, updates)
             clean = norms_of(updates)

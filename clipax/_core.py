@@ -42,7 +42,7 @@ def clip_by(
             becomes NaN. `"zero"`: all of it becomes zero. `"sanitize"`: its non-finite entries
             become zero and the rest is clipped, at the price of a second look at every gradient.
             In each case the threshold's state of that group stays as it was.
-        name: the prefix of the keys that `clipax.metrics` gives.
+        name: the prefix of the keys that `clipax.metrics` gives. Errors tell it too.
 
     Returns:
         A gradient transformation. Its updates keep the dtypes of the gradient, and with the rules
@@ -72,13 +72,14 @@ def clip_by(
     _validate.options(nonfinite, name)
     scalar = not isinstance(threshold, ThresholdPolicy)
 
+    @_validate.naming(name)
     def init_fn(params: optax.Params) -> ClipState:
         return initial_state(measure, policy, params, name, scalar=scalar)
 
+    @_validate.naming(name)
     def update_fn(updates, state, params=None, **extra_args):
-        with _validate.naming(name):
-            norms = measure.norms(updates)
-        given = Given(measure, state.step, params, extra_args, name)
+        norms = measure.norms(updates)
+        given = Given(measure, state.step, params, extra_args)
         thresholds, policy_state = follow(policy, norms, state.policy, given)
         clean = norms
         if nonfinite == "sanitize":
@@ -129,14 +130,12 @@ class Given(NamedTuple):
         step: how many updates there were.
         params: the parameters, if given.
         extra_args: those of the optimizer's `update`; the policy receives them.
-        name: the name of the clipper, for the message where the parameters are missing.
     """
 
     measure: Measure
     step: Array
     params: optax.Params | None
     extra_args: dict[str, Any]
-    name: str | None
 
 
 def follow(policy: ThresholdPolicy, norms: Norms, state: Any, given: Given) -> tuple[Any, Any]:
@@ -153,8 +152,8 @@ def follow(policy: ThresholdPolicy, norms: Norms, state: Any, given: Given) -> t
     parameter_norms = functools.cache(lambda: jax.tree.leaves(_parameter_norms(given)))
     arrays, treedef = jax.tree.flatten(norms.values)
     thresholds, states = [], []
-    for i, (norm, old) in enumerate(zip(arrays, _apart(policy, state, norms, given), strict=True)):
-        _check_groups(norm, old, given)
+    for i, (norm, old) in enumerate(zip(arrays, _apart(policy, state, norms), strict=True)):
+        _check_groups(norm, old)
         own = {"step": given.step, "param_norm": lambda i=i: parameter_norms()[i]}
         threshold, new = policy.update(norm, old, **{**given.extra_args, **own})
         thresholds.append(jnp.maximum(jnp.asarray(threshold).astype(norm.dtype), 0))
@@ -174,7 +173,7 @@ def _joined(policy: ThresholdPolicy, states: list[Any], treedef: Any) -> Any:
     return jax.tree.map(lambda *leaves: treedef.unflatten(leaves), *states)
 
 
-def _apart(policy: ThresholdPolicy, joined: Any, norms: Norms, given: Given) -> list[Any]:
+def _apart(policy: ThresholdPolicy, joined: Any, norms: Norms) -> list[Any]:
     arrays, treedef = jax.tree.flatten(norms.values)
     if norms.groups is not None:
         return [joined]
@@ -182,31 +181,29 @@ def _apart(policy: ThresholdPolicy, joined: Any, norms: Norms, given: Given) -> 
     single = jax.tree.structure(single)
     trees = single.flatten_up_to(joined)
     for tree in trees:
-        _validate.same_tree(given.name, treedef, jax.tree.structure(tree))
+        _validate.same_tree(treedef, jax.tree.structure(tree))
     columns = [treedef.flatten_up_to(tree) for tree in trees]
     return [single.unflatten(column[i] for column in columns) for i in range(len(arrays))]
 
 
-def _check_groups(norm: Array, policy_state: Any, given: Given) -> None:
+def _check_groups(norm: Array, policy_state: Any) -> None:
     for leaf in jax.tree.leaves(policy_state):
         groups = leaf.shape[leaf.ndim - norm.ndim :]
-        _validate.same_tree(given.name, f"norms of shape {norm.shape}", f"norms of shape {groups}")
+        _validate.same_tree(f"norms of shape {norm.shape}", f"norms of shape {groups}")
 
 
-def required(params: optax.Params | None, name: str | None) -> optax.Params:
+def required(params: optax.Params | None) -> optax.Params:
     """The parameters; a ValueError where a clipper relative to them is not given them."""
     if params is None:
         raise ValueError(
-            f"{name or 'this clipper'} has a threshold relative to the parameters: "
+            "a clipper with a threshold relative to the parameters needs them: "
             "call `update(updates, state, params)`"
         )
     return params
 
 
 def _parameter_norms(given: Given) -> Any:
-    params = required(given.params, given.name)
-    with _validate.naming(given.name):
-        return given.measure.norms(params).values
+    return given.measure.norms(required(given.params)).values
 
 
 def without_nonfinite(leaf: Any) -> Any:

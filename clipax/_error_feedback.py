@@ -74,13 +74,15 @@ def error_feedback(
     _validate.number("decay", decay, high=1)
     inner = optax.with_extra_args_support(clipper)
 
+    @_validate.naming("error_feedback")
     def init_fn(params):
         buffer = jax.tree.map(_no_error, params)
         return ErrorFeedbackState(buffer, inner.init(jax.tree.map(_wide, params)))
 
+    @_validate.naming("error_feedback")
     def update_fn(updates, state, params=None, **extra_args):
         found, known = jax.tree.structure(updates), jax.tree.structure(state.buffer)
-        _validate.same_tree("error_feedback", found, known)
+        _validate.same_tree(found, known)
         whole = jax.tree.map(_sum, updates, state.buffer)
         clipped, kept = inner.update(whole, state.inner, params, **extra_args)
         clipped = jax.tree.map(_rounded, updates, clipped)

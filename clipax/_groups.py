@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from clipax._places import places
-from clipax._trees import for_each_leaf, is_measured, path_name, paths_of
+from clipax._trees import flag_of_each_leaf, is_measured, path_name, paths_of
 
 
 class Groups(NamedTuple):
@@ -51,7 +51,7 @@ def grouped(
         names: the keys that may occur, in order; by default all that do.
         stacked: which leaves are stacks, see `clipax.measures.per_layer`.
     """
-    told = zip(keys, _slices(stacked, tree), jax.tree.leaves(tree), strict=True)
+    told = zip(keys, slices_of(stacked, tree), jax.tree.leaves(tree), strict=True)
     found = [(key, n) if is_measured(x) else None for key, n, x in told]
     usual = (group for group in found if group is not None)
     order = dict.fromkeys(usual if names is None else ((name, None) for name in names))
@@ -67,12 +67,13 @@ def grouped(
     )
 
 
-def _slices(stacked: Any, tree: Any) -> list[int | None]:
-    """The number of slices of each leaf that is said to be a stack."""
+def slices_of(stacked: Any, tree: Any) -> list[int | None]:
+    """For each leaf the number of its slices, if it is said to be a stack and has a norm."""
     leaves = jax.tree.leaves(tree)
     if stacked is None:
         return [None] * len(leaves)
-    told = for_each_leaf("stacked", stacked, tree)
+    flags = flag_of_each_leaf("stacked", stacked, tree)
+    told = [flag and is_measured(x) for flag, x in zip(flags, leaves, strict=True)]
     shapes = [x.shape if hasattr(x, "shape") else np.shape(x) for x in leaves]
     for path, shape, stack in zip(paths_of(tree), shapes, told, strict=True):
         if stack and not shape:
@@ -86,8 +87,12 @@ def _shown(key: Hashable) -> str:
     return path_name(key) if isinstance(key, tuple) else str(key)
 
 
-def unit_axes(shape: tuple[int, ...], axis: int | Sequence[int] | None) -> tuple[int, ...]:
+def unit_axes(
+    shape: tuple[int, ...], axis: int | Sequence[int] | None, *, stack: bool = False
+) -> tuple[int, ...]:
     """The axes of a leaf that one unit spans, see `clipax.measures.per_unit`."""
+    if stack:
+        return tuple(1 + a for a in unit_axes(shape[1:], axis))
     rank = len(shape)
     if rank < 2:
         return tuple(range(rank))

@@ -87,19 +87,20 @@ def monitor(
         raise TypeError(f"`measure` must be a clipax Measure, got {_validate.shown(measure)}")
     _validate.name_of_wrapper(name)
 
+    @_validate.naming(name)
     def init_fn(params: optax.Params) -> Any:
         norms = chosen.init(params)
         if norms.groups is None:
             raise ValueError("`measure` must have groups of whole leaves, got one inside leaves")
         return {name: _unseen(sorted(_names(chosen, params)), norms.values)}
 
+    @_validate.naming(name)
     def update_fn(updates, state: Any, params=None, **extra_args):
         del params, extra_args
         names = _names(chosen, updates)
         found, known = sorted(names), sorted(state[name].groups)
-        _validate.same_tree(name, f"the groups {found}", f"the groups {known}")
-        with _validate.naming(name):
-            norm = chosen.norms(updates).values
+        _validate.same_tree(f"the groups {found}", f"the groups {known}")
+        norm = chosen.norms(updates).values
         if found != names:  # a dict of the state is sorted by JAX
             norm = norm[np.argsort(names)]
         return updates, {name: _seen(state[name], norm)}

@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from clipax._bits import exponent_of, lowered, mantissa, powers_of_two, raised
-from clipax._places import entries, everywhere, joined, places
+from clipax._places import entries_at, places, resharded, vector_of
 from clipax._trees import promoted
 
 
@@ -287,7 +287,7 @@ def _reduced(layout: Layout, entries: Sequence[Array], by: _Reduction) -> tuple[
         for x, axis in zip(entries, first, strict=True)
     ]
     parts = [
-        part if layout.slices[group] is None else everywhere(part)
+        part if layout.slices[group] is None else resharded(part, ())
         for part, group in zip(parts, layout.groups, strict=True)
     ]
     vectors = []
@@ -296,12 +296,12 @@ def _reduced(layout: Layout, entries: Sequence[Array], by: _Reduction) -> tuple[
         for part, group, own in zip(parts, layout.groups, layout.names, strict=True):
             if own == names:
                 members[group].append(part)
-        parts_of_groups = [_joined(m, by) if m else None for m in members]
-        vectors.append(_across(joined(parts_of_groups, layout.slices, by.least), names, by))
-    return (_joined(vectors, by),)
+        of_groups = [_combined(m, by) if m else None for m in members]
+        vectors.append(_across(vector_of(of_groups, layout.slices, by.least), names, by))
+    return (_combined(vectors, by),)
 
 
-def _joined(parts: list[Array], by: _Reduction) -> Array:
+def _combined(parts: list[Array], by: _Reduction) -> Array:
     return parts[0] if len(parts) == 1 else by.reduce(jnp.stack(parts), axis=0)
 
 
@@ -335,7 +335,7 @@ def _times(layout, arrays: Sequence[Array], factors: Sequence[tuple[Array, ...]]
         own = lax.optimization_barrier(list(factors))
     else:
         where = places(layout.slices)
-        own = entries(factors[0], [where[group] for group in layout.groups])
+        own = entries_at([where[group] for group in layout.groups], factors[0])
 
     def product(x: Array, several: tuple[Array, ...]) -> Array:
         for factor in several:

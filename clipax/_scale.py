@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from clipax._places import entries
+from clipax._places import entries_at
 from clipax._state import observe
 from clipax._trees import is_measured, promoted
 from clipax.measures import Norms
@@ -85,7 +85,7 @@ def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple
     if static.groups is None:
         own = map(_kept, leaves, zip(factors, powers, strict=True))
     else:
-        own = entries((factors[0], powers[0]), static.groups)
+        own = entries_at(static.groups, (factors[0], powers[0]))
     return [multiply(x, *several) for x, several in zip(leaves, own, strict=True)], metrics
 
 

@@ -160,6 +160,7 @@ def skip_spikes(
     inner = optax.with_extra_args_support(inner)
     measure = measures.per_tree(axis_name=axis_name)
 
+    @_validate.naming(name)
     def init_fn(params):
         (like,) = measure.init(params).values
         none = jnp.zeros((), jnp.int32)
@@ -170,11 +171,12 @@ def skip_spikes(
         spikes = Spikes(watched, *(jnp.copy(none) for _ in range(5)))
         return SkipSpikesState({name: spikes}, inner.init(params))
 
+    @_validate.naming(name)
     def update_fn(updates, state, params=None, **extra_args):
         spikes = state.spikes[name]
         values, known, excessive = {}, [], jnp.asarray(False)
         if watch != "loss" or max_norm is not None:
-            with _validate.naming(name), _norms.recording() as known:
+            with _norms.recording() as known:
                 (values["norm"],) = measure.norms(updates).values
             if max_norm is not None:
                 excessive = ~(values["norm"] <= max_norm)  # NaN is

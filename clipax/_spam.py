@@ -1,5 +1,7 @@
 """The gradient transformations of SPAM and Stable-SPAM."""
 
+import functools
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ from jax import Array
 
 from clipax import _averages, _validate, _windows, measures, rules, thresholds
 from clipax._core import Given, clip_by, follow, initial_policy_state, without_nonfinite
+from clipax._places import entries_at
 from clipax._scale import like, scale
 from clipax._state import ClipState, initial_metrics
 from clipax._trees import incremented, promoted, where_groups
@@ -115,6 +118,7 @@ def stable_spam(
     decay: float = 0.999,
     decays: tuple[float, float] = (0.7, 0.9),
     eps: float | Array = 1e-8,
+    stacked: Any = None,
     axis_name: Any = None,
     nonfinite: str = "propagate",
     name: str | None = None,
@@ -133,15 +137,17 @@ def stable_spam(
         decay: of the largest entries, in [0, 1); a Python number.
         decays: of the first and second moment of the norms, both in [0, 1); Python numbers.
         eps: what is added to the root of the second moment, >= 0.
+        stacked: which leaves are stacks of layers, see `clipax.measures.per_leaf`; each slice then
+            counts for a leaf.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
 
     Returns:
         A gradient transformation. The metrics are those of the second part. With
-        `optax.inject_hyperparams`, `decay`, `decays` and `axis_name` are `static_args`. A leaf of
-        zeros stays as it is, and a tiny gradient is enlarged as by `rules.normalize`. Neither zeros
-        nor a leaf that is not finite enter anything.
+        `optax.inject_hyperparams`, `decay`, `decays`, `stacked` and `axis_name` are `static_args`.
+        A leaf of zeros stays as it is, and a tiny gradient is enlarged as by `rules.normalize`.
+        Neither zeros nor a leaf that is not finite enter anything.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -172,10 +178,11 @@ def stable_spam(
         _validate.number(f"decays[{i}]", entry, high=1, below=True, static=True)
     _validate.number("eps", eps)
     _validate.options(nonfinite, name)
-    by_maximum = measures.per_leaf(measures.linf, axis_name=axis_name)
-    by_norm = measures.per_leaf(axis_name=axis_name)
+    by_maximum = measures.per_leaf(measures.linf, stacked=stacked, axis_name=axis_name)
+    by_norm = measures.per_leaf(stacked=stacked, axis_name=axis_name)
     maximum, moments = _average_maximum(decay), _ratio_of_moments(*decays, eps)
 
+    @_validate.naming(name)
     def init_fn(params):
         norms = jax.tree.leaves(by_norm.init(params).values)
         metrics = initial_metrics(norms, name, observed=True, scalar=False)
@@ -185,10 +192,10 @@ def stable_spam(
         )
         return ClipState(jnp.zeros((), jnp.int32), policies, metrics)
 
+    @_validate.naming(name)
     def update_fn(updates, state, params=None, **extra_args):
-        given = Given(by_maximum, state.step, params, extra_args, name)
-        with _validate.naming(name):
-            largest = by_maximum.norms(updates)
+        given = Given(by_maximum, state.step, params, extra_args)
+        largest = by_maximum.norms(updates)
         limits, first = follow(maximum, largest, state.policy.largest, given)
         finite = jnp.isfinite(largest.values)
         if nonfinite == "sanitize":
@@ -243,19 +250,26 @@ def _ratio_of_moments(first: float, second: float, eps: float | Array) -> Thresh
 
 
 def _shrink_entries(updates: optax.Updates, largest: Norms, limits: Array) -> optax.Updates:
-    """Multiplies the entries of each leaf that are above its limit by one factor."""
+    """Multiplies the entries of each group that are above its limit by one factor."""
     leaves, treedef = jax.tree.flatten(updates)
-    factors = rules.rescale(largest.values, limits)
-    shrunk = [
-        x if i is None else _shrunk(x, limits[i], factors[i])
-        for x, i in zip(leaves, largest.groups or (), strict=True)
-    ]
-    return treedef.unflatten(shrunk)
+    groups = largest.groups or ()
+    measured = [i is not None for i in groups]
+    own = tuple(itertools.compress(groups, measured))
+    shrunk = iter(_shrunk(own, list(itertools.compress(leaves, measured)), largest.values, limits))
+    pairs = zip(leaves, measured, strict=True)
+    return treedef.unflatten([next(shrunk) if m else x for x, m in pairs])
 
 
-@jax.jit
-def _shrunk(x: Array, limit: Array, factor: Array) -> Array:
-    wide = x.astype(promoted(x.dtype, factor.dtype))
-    return like(
-        x, jnp.where(jnp.abs(wide) > limit, wide * factor.astype(wide.dtype), wide).astype(x.dtype)
-    )
+@functools.partial(jax.jit, static_argnums=0)
+def _shrunk(groups: tuple[int | range, ...], leaves, largest: Array, limits: Array) -> list[Array]:
+    own = entries_at(groups, (limits, rules.rescale(largest, limits)))
+
+    def shrunk(x: Any, limit: Array, factor: Array) -> Array:
+        x = jnp.asarray(x)
+        wide = x.astype(promoted(x.dtype, factor.dtype))
+        rest = tuple(range(limit.ndim, x.ndim))  # of a stack both have an entry for each slice
+        limit, factor = jnp.expand_dims(limit, rest), jnp.expand_dims(factor, rest)
+        smaller = jnp.where(jnp.abs(wide) > limit, wide * factor.astype(wide.dtype), wide)
+        return like(x, smaller.astype(x.dtype))
+
+    return [shrunk(x, *several) for x, several in zip(leaves, own, strict=True)]

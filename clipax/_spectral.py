@@ -2,18 +2,17 @@
 
 import functools
 import itertools
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from clipax import _matrices, _validate, measures
 from clipax._core import Given, follow, initial_state, without_nonfinite
 from clipax._matrices import RULES, Spectrum
+from clipax._places import resharded
 from clipax._scale import like, scale
 from clipax._state import ClipState, Metrics, observe
 from clipax._trees import incremented, is_measured, widened
@@ -104,13 +103,15 @@ def spectral(
     measure = _GROUPS._replace(norms=lambda tree: _norms(_chosen(method, rule), tree)[0])
     scalar = not isinstance(max_singular_value, ThresholdPolicy)
 
+    @_validate.naming(name)
     def init_fn(params: optax.Params) -> ClipState:
         return initial_state(measure, policy, params, name, scalar=scalar)
 
+    @_validate.naming(name)
     def update_fn(updates, state, params=None, **extra_args):
         options = _Options(rule, _chosen(method, rule), nonfinite)
         norms, spectra = _norms(options.method, updates)
-        given = Given(measure, state.step, params, extra_args, name)
+        given = Given(measure, state.step, params, extra_args)
         thresholds, policy_state = follow(policy, norms, state.policy, given)
         updates, metrics = _clip(options, updates, norms, spectra, thresholds, state.metrics)
         return updates, ClipState(incremented(state.step), policy_state, metrics)
@@ -216,7 +217,7 @@ def _clip_vector(options: _Options, x, norm, clean, threshold) -> Array:
 
 def _clip_matrices(options: _Options, x, norm, known: Spectrum, threshold) -> Array:
     tall = _matrices.clipped(options.rule, options.method, _stack(x), known, threshold)
-    clipped = _spread(_matrices.as_before(x, tall).astype(x.dtype), x)
+    clipped = resharded(_matrices.as_before(x, tall).astype(x.dtype), jax.typeof(x).sharding.spec)
     within = RULES[options.rule](known.norm, threshold) == 1
     return like(x, _where_lost(options, norm, threshold, jnp.where(within, x, clipped)))
 
@@ -229,21 +230,6 @@ def _where_lost(options: _Options, norm: Array, threshold: Array, usual: Array) 
     return jnp.where(jnp.isnan(threshold), jnp.asarray(jnp.nan, usual.dtype), usual)
 
 
-# Factorisations need whole matrices. Only explicit sharding leaves the gathering to us.
-
-
 def _gathered(x: Array) -> Array:
     """The same array with no matrix spread over devices; the leading axes stay where they are."""
-    kind = jax.typeof(x).sharding
-    return _placed(x, kind, (*kind.spec[:-2], None, None))
-
-
-def _spread(result: Array, x: Array) -> Array:
-    kind = jax.typeof(x).sharding
-    return _placed(result, kind, kind.spec)
-
-
-def _placed(x: Array, kind: Any, spec: Iterable[Any]) -> Array:
-    if AxisType.Explicit not in kind.mesh.axis_types:
-        return x
-    return jax.sharding.reshard(x, NamedSharding(kind.mesh, PartitionSpec(*spec)))
+    return resharded(x, (*jax.typeof(x).sharding.spec[:-2], None, None))

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 from jax.tree_util import FlattenedIndexKey, GetAttrKey, SequenceKey
@@ -51,6 +52,23 @@ def for_each_leaf(argument: str, value: Any, tree: Any) -> list[Any]:
         ) from error
 
 
+def flag_of_each_leaf(argument: str, value: Any, tree: Any) -> list[bool]:
+    """`for_each_leaf` for a prefix tree, or a function, of booleans.
+
+    Raises:
+        TypeError: if it gives something else.
+        ValueError: if it is a tree that is no prefix.
+    """
+    flags = for_each_leaf(argument, value, tree)
+    for path, flag in zip(paths_of(tree), flags, strict=True):
+        if not isinstance(flag, (bool, np.bool_)):
+            raise TypeError(
+                f"`{argument}` must be True or False for every leaf, got {flag!r} for "
+                f"{path_name(path)!r}"
+            )
+    return flags
+
+
 def _checked(argument: str, path: str, key: Any) -> Hashable:
     if key is None or not isinstance(key, Hashable):
         raise TypeError(
@@ -90,7 +108,7 @@ def mapped_names(tree: Any, axis_name: Any, replicated: Any) -> tuple[tuple[str,
     names = _as_names(axis_name)
     told = [False] * len(leaves)
     if replicated is not None:
-        told = for_each_leaf("replicated", replicated, tree)
+        told = flag_of_each_leaf("replicated", replicated, tree)
     tracked = [name for name in names if name in _varying(_axis_index(name))]
 
     def spread(leaf: Any, same: bool) -> tuple[str, ...]:

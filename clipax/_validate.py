@@ -1,7 +1,7 @@
-"""Checks of arguments when a clipper is built.
+"""Checks of arguments, and the name of the clipper in what is raised when it is used.
 
-Arrays pass unread, since they may be traced (`optax.inject_hyperparams` builds a clipper from
-traced numbers); what a negative one does is decided where it is used.
+Arrays pass unread when a clipper is built, since they may be traced (`optax.inject_hyperparams`
+builds a clipper from traced numbers); what a negative one does is decided where it is used.
 """
 
 import contextlib
@@ -122,25 +122,25 @@ def options(nonfinite: Any, name: Any) -> None:
         raise ValueError("`name` must not be empty, got ''")
 
 
-def same_tree(name: str | None, found: Any, known: Any) -> None:
-    """Checks that the gradient is one that the state of the clipper `name` was made for.
+def same_tree(found: Any, known: Any) -> None:
+    """Checks that the gradient is one that the state of a clipper was made for.
 
     Raises:
         ValueError: if what was `found` of it is not what is `known`.
     """
     if found != known:
         raise ValueError(
-            f"{name or 'this clipper'} must get a gradient like the tree that its `init` was given:"
-            f" got {found} for {known}; call `init` again for another tree"
+            "a clipper must get a gradient like the tree that its `init` was given: "
+            f"got {found} for {known}; call `init` again for another tree"
         )
 
 
 @contextlib.contextmanager
 def naming(clipper: str | None) -> Iterator[None]:
-    """Adds the name of the clipper, if it has one, to what is raised inside."""
+    """Adds the name of the clipper, if it has one, to what its functions raise: a decorator."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         if clipper is not None:
             error.add_note(f"This was in the clipper {clipper!r}.")
         raise

@@ -64,13 +64,14 @@ def value(
     scalar = not isinstance(limit, ThresholdPolicy)
     lost = jnp.nan if nonfinite == "propagate" else 0.0
 
+    @_validate.naming(name)
     def init_fn(params: optax.Params) -> ClipState:
         return initial_state(measure, upper, params, name, scalar=scalar)
 
+    @_validate.naming(name)
     def update_fn(updates, state, params=None, **extra_args):
-        with _validate.naming(name):
-            norms = measure.norms(updates)
-        given = Given(measure, state.step, params, extra_args, name)
+        norms = measure.norms(updates)
+        given = Given(measure, state.step, params, extra_args)
         high, policy_state = follow(upper, norms, state.policy, given)
         low = high  # of a pair neither has a state
         if lower is not None:

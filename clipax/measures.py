@@ -30,7 +30,7 @@ import optax
 from jax import Array
 
 from clipax import _validate
-from clipax._groups import Groups, as_tuple, grouped, unit_axes
+from clipax._groups import Groups, as_tuple, grouped, slices_of, unit_axes
 from clipax._norms import Layout, Norm, group_norms
 from clipax._trees import (
     for_each_leaf,
@@ -188,7 +188,7 @@ def per_leaf(
         >>> clipax.measures.per_leaf().norms([jnp.array([3.0, 4.0]), jnp.array(2.0)]).values
         Array([5., 2.], dtype=float32)
     """
-    return _over_leaves(_one_for_each, norm, axis_name, replicated, stacked=stacked)
+    return _over_leaves(paths_of, norm, axis_name, replicated, stacked=stacked)
 
 
 def per_group(
@@ -232,6 +232,7 @@ def per_unit(
     norm: Norm = l2,
     *,
     axis: int | Sequence[int] | None = None,
+    stacked: Any = None,
     axis_name: Any = None,
     replicated: Any = None,
 ) -> Measure:
@@ -242,6 +243,8 @@ def per_unit(
         axis: the axes of a leaf that one unit spans. By default axis 0 of leaves with two or three
             axes and all but the last of leaves with more, as in `optax.adaptive_grad_clip`, which
             stops at four or five. A leaf with fewer than two axes is one unit.
+        stacked: which leaves hold the parameters of several layers along their first axis, see
+            `per_layer`. The units are then those of each slice, and `axis` counts its axes.
         axis_name: mapped axes over which the spanned axes are spread, see `per_tree`.
         replicated: see `per_tree`.
 
@@ -250,7 +253,8 @@ def per_unit(
 
     Raises:
         TypeError: if `norm` is not one of these or `axis` is not made of integers.
-        ValueError: when it is used, if a leaf does not have `axis`.
+        ValueError: when it is used, if a leaf does not have `axis`, or `stacked` does not fit the
+            tree or gives a leaf without axes.
 
     Example:
         >>> clipax.measures.per_unit().norms([jnp.array([[3.0, 0.0], [4.0, 1.0]])]).values
@@ -260,16 +264,22 @@ def per_unit(
     if axis is not None and not all(isinstance(a, numbers.Integral) for a in as_tuple(axis)):
         raise TypeError(f"`axis` must be an integer, or several, got {_validate.shown(axis)}")
 
-    def zeros(leaf: Array) -> Array:
-        entries = jnp.zeros_like(leaf, _wide(leaf))  # a sum of them keeps the sharding of the leaf
-        return jnp.sum(entries, axis=unit_axes(leaf.shape, axis), keepdims=True)
+    def axes(tree: Any) -> tuple[tuple[int, ...], ...]:
+        told = zip(jax.tree.leaves(tree), slices_of(stacked, tree), strict=True)
+        return tuple(
+            unit_axes(jnp.shape(x), axis, stack=n is not None) for x, n in told if is_measured(x)
+        )
+
+    def zeros(params: optax.Params, leaves: list[Array]) -> Iterable[Array]:
+        entries = (jnp.zeros_like(x, _wide(x)) for x in leaves)  # sums of them keep the sharding
+        return (jnp.sum(x, a, keepdims=True) for x, a in zip(entries, axes(params), strict=True))
 
     def measure(updates: optax.Updates, leaves: list[Array]) -> Iterable[Array]:
         if not leaves:
             return ()
         names = mapped_names(updates, axis_name, replicated)
-        axes = tuple(unit_axes(x.shape, axis) for x in leaves)
-        return group_norms(norm, Layout(None, (), axes, names), tuple(map(_real, leaves)))
+        layout = Layout(None, (), axes(updates), names)
+        return group_norms(norm, layout, tuple(map(_real, leaves)))
 
     return _inside_leaves(zeros, measure)
 
@@ -291,7 +301,7 @@ def per_element(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = Non
     """
     del norm, axis_name, replicated
     return _inside_leaves(
-        lambda leaf: jnp.zeros_like(leaf, _wide(leaf)),
+        lambda params, leaves: [jnp.zeros_like(x, _wide(x)) for x in leaves],
         lambda updates, leaves: [abs(_real(x).astype(_wide(x))) for x in leaves],
     )._replace(observed=False)
 
@@ -301,10 +311,6 @@ _ALL = ()  # the key of the one group of a whole tree
 
 def _one_for_all(tree: Any) -> list[Hashable]:
     return [_ALL for _ in jax.tree.leaves(tree)]
-
-
-def _one_for_each(tree: Any) -> Iterable[Hashable]:
-    return paths_of(tree)
 
 
 def _over_leaves(assign, norm: Norm, axis_name, replicated, *, names=None, stacked=None) -> Measure:
@@ -346,23 +352,18 @@ def _inside_leaves(zeros, measure) -> Measure:
     """The measure of groups inside leaves.
 
     Args:
-        zeros: gives zeros in the shape of one leaf's norms.
-        measure: gives the norms of a list of leaves, told the tree from which these come.
+        zeros: gives zeros in the shape of the norms of a list of leaves, told the tree from which
+            these come.
+        measure: gives the norms, likewise.
     """
 
-    def norms_of(tree: Any, function: Callable[[list[Array]], Iterable[Array]]) -> Norms:
+    def norms_of(function: Callable[[Any, list[Array]], Iterable[Array]], tree: Any) -> Norms:
         leaves, treedef = jax.tree.flatten(tree)
-        values = iter(function([jnp.asarray(x) for x in leaves if is_measured(x)]))
+        values = iter(function(tree, [jnp.asarray(x) for x in leaves if is_measured(x)]))
         filled = [next(values) if is_measured(x) else jnp.zeros(()) for x in leaves]
         return Norms(jax.tree.unflatten(treedef, filled), None)
 
-    def init(params: optax.Params) -> Norms:
-        return norms_of(params, functools.partial(map, zeros))
-
-    def norms(updates: optax.Updates) -> Norms:
-        return norms_of(updates, functools.partial(measure, updates))
-
-    return Measure(init, norms)
+    return Measure(functools.partial(norms_of, zeros), functools.partial(norms_of, measure))
 
 
 def _check_norm(norm: Any) -> None:

@@ -33,15 +33,16 @@ CLIPPERS = {
     f"{STACKS}, {BOTH})",
     "olmo": f"(ratio=2.0, *, decay=0.99, {MEASURED})",
     "quantile": f"(target=0.5, *, rate=0.2, initial=None, {MEASURED})",
-    "agc": f"(clipping=0.01, *, eps=0.001, axis=None, exclude=None, {NORM}, {BOTH})",
-    "clippy": f"(relative=0.1, *, absolute=1e-07, axis_name=None, {BOTH})",
+    "agc": f"(clipping=0.01, *, eps=0.001, axis=None, exclude=None, {STACKS}, {BOTH})",
+    "clippy": f"(relative=0.1, *, absolute=1e-07, stacked=None, axis_name=None, {BOTH})",
     "block_rms": f"(threshold=1.0, *, stacked=None, axis_name=None, {BOTH})",
     "normalize": f"(max_norm=1.0, *, {MEASURED})",
     "smooth": f"(max_norm=1.0, *, {MEASURED})",
     "delta_clip": f"(max_norm=0.1, *, delta=0.001, {MEASURED})",
     "auto_s": f"(max_norm=1.0, *, stability=0.01, {MEASURED})",
     "spam": f"(ratio=5000.0, *, decay=0.999, every=500, warmup=20, {BOTH})",
-    "stable_spam": f"(*, decay=0.999, decays=(0.7, 0.9), eps=1e-08, axis_name=None, {BOTH})",
+    "stable_spam": "(*, decay=0.999, decays=(0.7, 0.9), eps=1e-08, stacked=None, axis_name=None, "
+    f"{BOTH})",
 }
 NEED_AN_ARGUMENT = (
     "global_norm",
@@ -75,7 +76,7 @@ MEASURES = {
     "per_layer": f"({OF_NORM}, *, stacked=None, {ON_DEVICES})",
     "per_leaf": f"({OF_NORM}, *, stacked=None, {ON_DEVICES})",
     "per_group": f"(labels, {OF_NORM}, *, names=None, {ON_DEVICES})",
-    "per_unit": f"({OF_NORM}, *, axis=None, {ON_DEVICES})",
+    "per_unit": f"({OF_NORM}, *, axis=None, stacked=None, {ON_DEVICES})",
     "per_element": f"({OF_NORM}, *, {ON_DEVICES})",
 }
 POLICIES = {

@@ -20,6 +20,12 @@ def run(code: str) -> tuple[dict[str, Any], str]:
     return names, output.getvalue()
 
 
+def anchors(text: str) -> list[str]:
+    """What links to the headings of a page end in."""
+    headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings]
+
+
 def assert_prints_what_it_says(code: str) -> None:
     """Of a block with what it prints in comments: behind each `print`, or below."""
     said = re.findall(r"^# (.+)$|^ *print\(.*\)  # (.+)$", code, re.MULTILINE)

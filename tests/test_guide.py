@@ -4,7 +4,7 @@ import pathlib
 import re
 
 import pytest
-from pages import assert_prints_what_it_says, blocks
+from pages import anchors, assert_prints_what_it_says, blocks
 
 TEXT = (pathlib.Path(__file__).parents[1] / "docs/when-gradients-go-wrong.md").read_text()
 PYTHON = blocks(TEXT, "python")
@@ -19,5 +19,4 @@ def test_block_prints_what_it_says(code):
 def test_contents_are_the_headings():
     links = re.findall(r"^- \[(.+)\]\(#(.+)\)$", TEXT, re.MULTILINE)
     assert [title for title, _ in links] == HEADINGS
-    for title, anchor in links:
-        assert anchor == re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+    assert [anchor for _, anchor in links] == anchors(TEXT)

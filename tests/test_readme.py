@@ -12,7 +12,7 @@ import optax
 import pytest
 from catalogue import plain
 from contract import CORE, WRAPPERS
-from pages import assert_prints_what_it_says, blocks, run
+from pages import anchors, assert_prints_what_it_says, blocks, run
 
 import clipax
 from clipax import measures
@@ -74,7 +74,10 @@ def test_everything_that_is_mentioned_exists():
 def test_files_that_are_linked_exist():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
     assert {"CHANGELOG.md", "CITATION.cff", "LICENSE"} < set(links)
-    assert [link for link in links if not (ROOT / link).is_file()] == []
+    for link in links:
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).is_file(), link
+        assert not anchor or anchor in anchors((ROOT / path).read_text()), link
 
 
 # The blocks

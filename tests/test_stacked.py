@@ -82,6 +82,16 @@ def test_norms_are_those_of_the_slices(measure, norm, scale, dtype):
 
 
 LEAF_BY_LEAF = {
+    "agc": lambda s: clipax.agc(0.2, stacked=s),
+    "agc, one axis": lambda s: clipax.agc(0.2, axis=-1, stacked=s),
+    "agc, but for the head": lambda s: clipax.agc(
+        0.2, exclude=lambda path: path.startswith("head"), stacked=s
+    ),
+    "clippy": lambda s: clipax.clippy(0.1, stacked=s),
+    "stable_spam": lambda s: clipax.stable_spam(stacked=s),
+    "units": lambda s: clipax.adaptive(
+        50.0, window=3, warmup=1, measure=measures.per_unit(stacked=s)
+    ),
     "per_leaf": lambda s: clipax.per_leaf(1.0, stacked=s),
     "block_rms": lambda s: clipax.block_rms(1.0, stacked=s),
     "adagc": lambda s: clipax.adagc(warmup=2, stacked=s),
@@ -122,10 +132,10 @@ def test_vmap_and_derivatives(scale):
     each = jax.tree.map(lambda *x: jnp.stack(x), *map(clipped, trees))
     chex.assert_trees_all_close(jax.vmap(clipped)(runs), each, rtol=1e-6)
 
-    def moved(make, tree):
+    def moved(clipper, tree):
         def total(factor):
             scaled = jax.tree.map(lambda x: x * factor, tree)
-            return sum(x.sum() for x in jax.tree.leaves(clipax.clip(scaled, make)[0]))
+            return sum(x.sum() for x in jax.tree.leaves(clipax.clip(scaled, clipper)[0]))
 
         return float(jax.grad(total)(1.5))
 
@@ -171,6 +181,16 @@ def test_monitor_names_the_slices():
 def test_scalar_that_is_said_to_be_a_stack_is_refused():
     with pytest.raises(ValueError, match=r"`stacked`.* axis only, got 'scale'"):
         clipax.per_leaf(1.0, stacked=lambda path: True).init({"scale": jnp.ones(())})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [clipax.agc, clipax.clippy, clipax.stable_spam, clipax.adagc, clipax.block_rms],
+)
+@pytest.mark.parametrize("stacked", ["blocks", {"w": 1}, lambda path: "yes"])
+def test_stacked_that_is_no_boolean_is_refused(make, stacked):
+    with pytest.raises(TypeError, match=r"`stacked` must be True or False .* for 'w'"):
+        make(stacked=stacked).init({"w": jnp.ones((2, 3))})
 
 
 def test_stacked_that_does_not_fit_the_tree_is_refused():

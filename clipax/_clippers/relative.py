@@ -10,7 +10,7 @@ from jax import Array
 from clipax import _validate, measures, rules, thresholds
 from clipax._clippers.parts import measure_of, norm_of
 from clipax._core import clip_by
-from clipax._trees import for_each_leaf
+from clipax._trees import flag_of_each_leaf
 from clipax.measures import Measure
 from clipax.thresholds import Threshold, as_policy
 
@@ -22,6 +22,7 @@ def agc(
     axis: int | Sequence[int] | None = None,
     exclude: Any = None,
     ord: float | None = None,
+    stacked: Any = None,
     axis_name: Any = None,
     nonfinite: str = "propagate",
     name: str | None = None,
@@ -42,13 +43,14 @@ def agc(
         exclude: leaves that pass as they are, NaN and all: a prefix tree of booleans, or a function
             that takes the path of a leaf, such as `"head/kernel"`, and returns one.
         ord: the order of the norm, p > 0; `None` is 2.
+        stacked: which leaves are stacks of layers, see `clipax.measures.per_unit`.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
 
     Returns:
-        A gradient transformation. With `optax.inject_hyperparams`, `axis`, `exclude`, `ord` and
-        `axis_name` are `static_args`.
+        A gradient transformation. With `optax.inject_hyperparams`, `axis`, `exclude`, `ord`,
+        `stacked` and `axis_name` are `static_args`.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -72,7 +74,7 @@ def agc(
     clip the last linear layer: give its path to `exclude`.
     """
     _validate.number("clipping", clipping)
-    measure = measures.per_unit(norm_of(ord), axis=axis, axis_name=axis_name)
+    measure = measures.per_unit(norm_of(ord), axis=axis, stacked=stacked, axis_name=axis_name)
     policy = thresholds.relative(clipping, eps=eps)
     clipper = clip_by(measure, policy, nonfinite=nonfinite, name=name)
     return clipper if exclude is None else _excluding(clipper, exclude)
@@ -80,7 +82,7 @@ def agc(
 
 def _excluding(clipper, exclude: Any) -> optax.GradientTransformationExtraArgs:
     def kept(tree: Any) -> Any:
-        out = for_each_leaf("exclude", exclude, tree)
+        out = flag_of_each_leaf("exclude", exclude, tree)
         return jax.tree.unflatten(jax.tree.structure(tree), [not leaf for leaf in out])
 
     return optax.masked(clipper, kept)

@@ -34,6 +34,7 @@ LAYOUTS = {
 MAKE = {
     "per_layer": clipax.per_layer(20.0, stacked=STACKED),
     "per_leaf": clipax.per_leaf(20.0, stacked=STACKED),
+    "unit": clipax.clip_by(measures.per_unit(stacked=STACKED), 20.0),
     "adaptive": clipax.adaptive(
         50.0, window=3, warmup=1, multiplier=1.0, measure=measures.per_layer(stacked=STACKED)
     ),
