@@ -133,16 +133,6 @@ def test_gradient_of_another_shape_than_at_init_is_refused():
         clipper.update(GRADIENT | {"b": jnp.ones(4)}, state)
 
 
-def test_missing_params_are_told():
-    def update(norm, state, *, step, param_norm, **extra_args):
-        return 0.01 * param_norm(), state
-
-    policy = clipax.ThresholdPolicy(lambda norm: (), update)
-    clipper = clipax.clip_by(measures.per_leaf(), policy)
-    with pytest.raises(ValueError, match=r"needs them: call `update\(updates, state, params\)"):
-        clipper.update(GRADIENT, clipper.init(GRADIENT))
-
-
 # What looks unusual and is right.
 
 
