@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import jax
 import jax.numpy as jnp
@@ -85,11 +86,17 @@ def test_offline_run_of_weights_and_biases_has_every_metric(expected, tmp_path, 
 
         logged(write, every=3)
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+
+    def written():
+        return [records.Record.FromString(data) for data in _log_records(path.read_bytes())]
+
+    deadline = time.monotonic() + 60  # another process writes; the run may end before the file does
+    while not any(r.HasField("exit") for r in written()) and time.monotonic() < deadline:
+        time.sleep(0.1)
     rows = {}
-    for data in _log_records(path.read_bytes()):
-        history = records.Record.FromString(data).history
-        if history.item:
-            row = {(x.key or x.nested_key[0]): json.loads(x.value_json) for x in history.item}
+    for record in written():
+        if items := record.history.item:
+            row = {(x.key or x.nested_key[0]): json.loads(x.value_json) for x in items}
             rows[row["_step"]] = {f"clipping/{key}": row[f"clipping/{key}"] for key in expected[0]}
     assert list(rows) == list(range(0, STEPS, 3))
     for step, row in rows.items():
