@@ -281,15 +281,12 @@ def _reduced(layout: Layout, entries: Sequence[Array], by: _Reduction) -> tuple[
             _across(by.reduce(x, _axes(layout, i), keepdims=True, initial=by.least), names, by)
             for i, (x, names) in enumerate(zip(entries, layout.names, strict=True))
         )
-    first = [layout.batch + (layout.slices[group] is not None) for group in layout.groups]
-    parts = [
-        by.reduce(x, tuple(range(axis, x.ndim)), initial=by.least)
-        for x, axis in zip(entries, first, strict=True)
-    ]
-    parts = [
-        part if layout.slices[group] is None else resharded(part, ())
-        for part, group in zip(parts, layout.groups, strict=True)
-    ]
+    parts = []
+    for x, group in zip(entries, layout.groups, strict=True):
+        stack = layout.slices[group] is not None
+        part = by.reduce(x, tuple(range(layout.batch + stack, x.ndim)), initial=by.least)
+        batch = jax.typeof(part).sharding.spec[: layout.batch]
+        parts.append(resharded(part, batch) if stack else part)
     vectors = []
     for names in sorted(set(layout.names)):
         members: list[list[Array]] = [[] for _ in layout.slices]

@@ -44,7 +44,7 @@ def agc(
             that takes the path of a leaf, such as `"head/kernel"`, and returns one.
         ord: the order of the norm, p > 0; `None` is 2.
         stacked: which leaves are stacks of layers, see `clipax.measures.per_unit`.
-        axis_name: mapped axes over which the gradient is spread.
+        axis_name: mapped axes over which the single units are spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
 

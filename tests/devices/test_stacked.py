@@ -4,8 +4,9 @@ import contextlib
 
 import chex
 import jax
+import jax.numpy as jnp
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from spread import Layout, mapped_update, run, set_mesh
 
@@ -56,6 +57,16 @@ def test_sharded_jit_equals_one_device(clipper, layout, kind, told):
     for x, g in zip(jax.tree.leaves(result), jax.tree.leaves(placed[0]), strict=True):
         assert x.sharding.is_equivalent_to(g.sharding, g.ndim)
     assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state))
+
+
+def test_norms_of_runs_that_are_spread_over_an_explicit_mesh():
+    runs = jax.tree.map(lambda *x: jnp.stack(x), *(ALONG_LAYERS.gradient(i) for i in range(8)))
+    placed = jax.device_put(runs, NamedSharding(ALONG_LAYERS.mesh(AxisType.Explicit), P("i")))
+
+    def norms(g):
+        return measures.per_layer(stacked=STACKED).norms(g).values
+
+    chex.assert_trees_all_close(jax.vmap(norms)(placed), jax.vmap(norms)(runs), rtol=1e-6)
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
