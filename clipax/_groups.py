@@ -72,15 +72,16 @@ def slices_of(stacked: Any, tree: Any) -> list[int | None]:
     leaves = jax.tree.leaves(tree)
     if stacked is None:
         return [None] * len(leaves)
+    found = []
     flags = flag_of_each_leaf("stacked", stacked, tree)
-    told = [flag and is_measured(x) for flag, x in zip(flags, leaves, strict=True)]
-    shapes = [x.shape if hasattr(x, "shape") else np.shape(x) for x in leaves]
-    for path, shape, stack in zip(paths_of(tree), shapes, told, strict=True):
-        if stack and not shape:
+    for path, x, flag in zip(paths_of(tree), leaves, flags, strict=True):
+        stack = flag and is_measured(x)
+        if stack and not np.shape(x):
             raise ValueError(
                 f"`stacked` must be true for leaves with an axis only, got {path_name(path)!r}"
             )
-    return [shape[0] if stack else None for shape, stack in zip(shapes, told, strict=True)]
+        found.append(np.shape(x)[0] if stack else None)
+    return found
 
 
 def _shown(key: Hashable) -> str:

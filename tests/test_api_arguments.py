@@ -69,10 +69,22 @@ def test_wrong_argument_is_refused_when_used(clipper, message):
         clipax.clip(gradient, clipper)
 
 
-def test_axis_that_is_not_bound_is_told():
-    clipper = clipax.global_norm(1.0, axis_name="data")
-    with pytest.raises(ValueError, match=r"`axis_name` must be bound .* leave it out"):
-        clipax.clip(GRADIENT, clipper)
+ON_NO_DEVICES = {
+    "global_norm": lambda **options: clipax.global_norm(1.0, **options),
+    "agc": clipax.agc,
+    "clippy": clipax.clippy,
+    "stable_spam": clipax.stable_spam,
+    "monitor": clipax.monitor,
+    "skip_spikes": lambda **options: clipax.skip_spikes(optax.sgd(0.1), **options),
+}
+
+
+@pytest.mark.parametrize("make", ON_NO_DEVICES.values(), ids=ON_NO_DEVICES)
+def test_error_about_a_gradient_names_the_clipper(make):
+    clipper = make(axis_name="data", name="mine")
+    with pytest.raises(ValueError, match=r"`axis_name` must be bound .* leave it out") as error:
+        clipper.update(GRADIENT, clipper.init(GRADIENT), GRADIENT)
+    assert error.value.__notes__ == ["This was in the clipper 'mine'."]
 
 
 NAMED = {row.name: row.make(name="mine") for row in CATALOGUE} | {
@@ -124,6 +136,13 @@ def test_gradient_of_another_tree_than_at_init_is_refused(clipper, other):
     state = clipper.init(GRADIENT)
     with pytest.raises(ValueError, match=r"must get a gradient like .* `init` .* got "):
         clipper.update(other, state)
+
+
+def test_message_about_another_tree_names_the_clipper():
+    clipper = clipax.olmo(name="encoder")
+    state = clipper.init(GRADIENT)
+    with pytest.raises(ValueError, match=r"(?s)must get a gradient like.*'encoder'"):
+        clipper.update({"a": jnp.ones(2)}, state)
 
 
 def test_gradient_of_another_shape_than_at_init_is_refused():
