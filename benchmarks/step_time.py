@@ -11,6 +11,7 @@ of the ratios, and their quartiles.
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Collection, Iterator
 
@@ -28,7 +29,7 @@ LEAVES, SIZE = 16, (256, 512)
 MANY, SMALLER = 300, (64, 128)
 ROUNDS = 40
 
-METHODS: dict[str, Callable[[], optax.GradientTransformation]] = {
+METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "global_norm": lambda: clipax.global_norm(1.0),
     "adaptive": clipax.adaptive,
     "autoclip": clipax.autoclip,
@@ -43,7 +44,7 @@ METHODS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "smooth": clipax.smooth,
     "delta_clip": clipax.delta_clip,
     "auto_s": clipax.auto_s,
-    "per_leaf": lambda: clipax.per_leaf(1.0),
+    "per_leaf": functools.partial(clipax.per_leaf, 1.0),
     "moving_average, per leaf": lambda: clipax.moving_average(measure=measures.per_leaf()),
     "adagc": clipax.adagc,
     "olmo": clipax.olmo,

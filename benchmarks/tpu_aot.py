@@ -74,12 +74,12 @@ MANY, FEW = Leaves(16, (4096, 1024)), Leaves(2, (128, 128))
 TOPOLOGIES = ("v5e:2x2", "v5e:4x4")
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
-CLIPPERS: dict[str, Callable[[], optax.GradientTransformation]] = {
+CLIPPERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     **METHODS,
-    "per_layer": lambda: clipax.per_layer(1.0),
+    "per_layer": functools.partial(clipax.per_layer, 1.0),
     "per_group": lambda: clipax.per_group(1.0, lambda path: path.split("/")[0]),
     # By itself it would choose the method for the CPU of this process.
-    "spectral": lambda: clipax.spectral(1.0, method="newton_schulz"),
+    "spectral": functools.partial(clipax.spectral, 1.0, method="newton_schulz"),
 }
 
 # What libtpu else asks of the machine that a TPU is in, and waits for, and its lock on the TPU.

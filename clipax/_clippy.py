@@ -38,7 +38,7 @@ def clippy(
         relative: the share of a parameter by which it may change, >= 0.
         absolute: by how much any parameter may change, > 0.
         stacked: which leaves are stacks of layers, see `clipax.measures.per_leaf`; each slice then
-            counts for a leaf.
+            counts for a leaf. The axis of the layers may not be spread over `axis_name`.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.

@@ -36,7 +36,11 @@ class Groups(NamedTuple):
         found = []
         for key, slices in zip(self.keys, self.slices, strict=True):
             name = _shown(key)
-            found += [name] if slices is None else [f"{name}/{i}" for i in range(slices)]
+            if slices is None:
+                found.append(name)
+                continue
+            digits = len(str(slices - 1))  # in order of their numbers where they are sorted
+            found += ["/".join(filter(None, (name, f"{i:0{digits}}"))) for i in range(slices)]
         return found
 
 
@@ -78,7 +82,7 @@ def slices_of(stacked: Any, tree: Any) -> list[int | None]:
         stack = flag and is_measured(x)
         if stack and not np.shape(x):
             raise ValueError(
-                f"`stacked` must be true for leaves with an axis only, got {path_name(path)!r}"
+                f"`stacked` must be False for scalars, got True for {path_name(path)!r}"
             )
         found.append(np.shape(x)[0] if stack else None)
     return found

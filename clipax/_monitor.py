@@ -65,10 +65,11 @@ def monitor(
         `"<name>/<group>/norm"`, the last norm, `mean` and `max` of all finite ones, `nonfinite`,
         how many were not, and `first_nonfinite`, the number of the first step at which one was
         not, counted from 0, or -1. A group is named by its path, or not at all if it is the whole
-        tree, as the arrays of a flat dict are one layer; groups without different names are
-        numbered. The state, which `optax.tree_utils.tree_get(state, "histogram")` reads, also has a
-        histogram of the norms over powers of two: row i counts those in `[2^(i-40), 2^(i-39))`, and
-        the columns are the groups, sorted by their names.
+        tree, as the arrays of a flat dict are one layer, and a slice of a stack by its path and its
+        number; groups without different names are numbered. The state, which
+        `optax.tree_utils.tree_get(state, "histogram")` reads, also has a histogram of the norms
+        over powers of two: row i counts those in `[2^(i-40), 2^(i-39))`, and the columns are the
+        groups, sorted by their names.
 
     Raises:
         TypeError: if an argument is of the wrong kind.

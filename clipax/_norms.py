@@ -10,7 +10,7 @@ one is all zeros.
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -47,7 +47,7 @@ class Layout(NamedTuple):
     groups: tuple[int, ...] | None
     slices: tuple[int | None, ...]
     axes: tuple[tuple[int, ...], ...]
-    names: tuple[tuple[str, ...], ...]
+    names: tuple[tuple[Hashable, ...], ...]
     batch: int = 0
 
 
@@ -302,7 +302,7 @@ def _combined(parts: list[Array], by: _Reduction) -> Array:
     return parts[0] if len(parts) == 1 else by.reduce(jnp.stack(parts), axis=0)
 
 
-def _across(x: Array, names: tuple[str, ...], by: _Reduction) -> Array:
+def _across(x: Array, names: tuple[Hashable, ...], by: _Reduction) -> Array:
     return by.collective(x, names) if names else x
 
 

@@ -1,7 +1,6 @@
 """Multiplies every group of the gradient by its factor."""
 
 import functools
-import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ from jax import Array, lax
 
 from clipax._places import entries_at
 from clipax._state import observe
-from clipax._trees import is_measured, promoted
+from clipax._trees import measured_leaves, promoted
 from clipax.measures import Norms
 from clipax.rules import Rule
 
@@ -40,30 +39,24 @@ def scale(
         thresholds: shaped like the norms, or scalars in their place.
         metrics: those of the last step.
     """
-    leaves, treedef = jax.tree.flatten(updates)
-    measured = [is_measured(x) for x in leaves]
+    taken, put = measured_leaves(updates)
     raw, clean = norms
     groups = None
     if raw.groups is not None:
         groups = tuple(i for i in raw.groups if i is not None)
 
     def arrays(values: Any) -> list[Array]:
-        return [values] if groups is not None else list(_only(jax.tree.leaves(values), measured))
+        return taken(values) if groups is None else [values]
 
     scaled, metrics = _scaled(
         _Static(rule, nonfinite, groups),
-        list(_only(leaves, measured)),
+        taken(updates),
         arrays(raw.values),
         arrays(clean.values),
         arrays(thresholds),
         metrics,
     )
-    rest = iter(scaled)
-    leaves = [next(rest) if m else x for x, m in zip(leaves, measured, strict=True)]
-    return jax.tree.unflatten(treedef, leaves), metrics
-
-
-_only = itertools.compress
+    return put(scaled), metrics
 
 
 @functools.partial(jax.jit, static_argnums=0)

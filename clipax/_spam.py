@@ -1,7 +1,6 @@
 """The gradient transformations of SPAM and Stable-SPAM."""
 
 import functools
-import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from clipax._core import Given, clip_by, follow, initial_policy_state, without_n
 from clipax._places import entries_at
 from clipax._scale import like, scale
 from clipax._state import ClipState, initial_metrics
-from clipax._trees import incremented, promoted, where_groups
+from clipax._trees import incremented, measured_leaves, promoted, where_groups
 from clipax.measures import Norms
 from clipax.thresholds import ThresholdPolicy
 
@@ -138,7 +137,7 @@ def stable_spam(
         decays: of the first and second moment of the norms, both in [0, 1); Python numbers.
         eps: what is added to the root of the second moment, >= 0.
         stacked: which leaves are stacks of layers, see `clipax.measures.per_leaf`; each slice then
-            counts for a leaf.
+            counts for a leaf. The axis of the layers may not be spread over `axis_name`.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
@@ -251,13 +250,9 @@ def _ratio_of_moments(first: float, second: float, eps: float | Array) -> Thresh
 
 def _shrink_entries(updates: optax.Updates, largest: Norms, limits: Array) -> optax.Updates:
     """Multiplies the entries of each group that are above its limit by one factor."""
-    leaves, treedef = jax.tree.flatten(updates)
-    groups = largest.groups or ()
-    measured = [i is not None for i in groups]
-    own = tuple(itertools.compress(groups, measured))
-    shrunk = iter(_shrunk(own, list(itertools.compress(leaves, measured)), largest.values, limits))
-    pairs = zip(leaves, measured, strict=True)
-    return treedef.unflatten([next(shrunk) if m else x for x, m in pairs])
+    taken, put = measured_leaves(updates)
+    groups = tuple(i for i in largest.groups or () if i is not None)
+    return put(_shrunk(groups, taken(updates), largest.values, limits))
 
 
 @functools.partial(jax.jit, static_argnums=0)

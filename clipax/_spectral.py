@@ -11,12 +11,13 @@ from jax import Array
 
 from clipax import _matrices, _validate, measures
 from clipax._core import Given, follow, initial_state, without_nonfinite
+from clipax._groups import slices_of
 from clipax._matrices import RULES, Spectrum
 from clipax._places import resharded
 from clipax._scale import like, scale
 from clipax._state import ClipState, Metrics, observe
-from clipax._trees import incremented, is_measured, widened
-from clipax.measures import Norms
+from clipax._trees import incremented, is_measured, measured_leaves, widened
+from clipax.measures import Measure, Norms
 from clipax.thresholds import Threshold, ThresholdPolicy, as_policy
 
 
@@ -25,6 +26,7 @@ def spectral(
     *,
     method: str = "auto",
     rule: str = "hard",
+    stacked: Any = None,
     nonfinite: str = "propagate",
     name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -48,6 +50,8 @@ def spectral(
             the hard rule where `jax.default_backend()` is a CPU, and else `"newton_schulz"`: name
             the method when compiling for another machine.
         rule: `"hard"` or `"soft"`.
+        stacked: which leaves are stacks of layers, see `clipax.measures.per_unit`; each slice then
+            counts for a leaf, so that a stack of vectors is not taken for a matrix.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`, for each matrix.
         name: the prefix of the metrics' keys.
 
@@ -56,8 +60,8 @@ def spectral(
         n <= tau is unchanged to the bit, as far as the method knows n: to rounding, but
         `"newton_schulz"` takes the Schatten norm of order 2^14 for it, too large by the factor
         r^(2^-14) if r singular values are as large, so up to 0.05 %. With
-        `optax.inject_hyperparams`, `method` and `rule` are `static_args`. The metric `factor` is
-        that of the largest singular value.
+        `optax.inject_hyperparams`, `method`, `rule` and `stacked` are `static_args`. The metric
+        `factor` is that of the largest singular value.
 
         Float32 results differ from those of a float64 SVD by at most this much of tau, in the
         spectral norm, over four kinds of spectra with up to 128 columns:
@@ -100,7 +104,8 @@ def spectral(
     _validate.choice("method", method, ("auto", "svd", "eigh", "newton_schulz"))
     _validate.choice("rule", rule, tuple(RULES))
     _validate.options(nonfinite, name)
-    measure = _GROUPS._replace(norms=lambda tree: _norms(_chosen(method, rule), tree)[0])
+    groups = _Groups(stacked, measures.per_unit(axis=(-2, -1), stacked=stacked))
+    measure = groups.units._replace(norms=lambda tree: groups.norms(_chosen(method, rule), tree)[0])
     scalar = not isinstance(max_singular_value, ThresholdPolicy)
 
     @_validate.naming(name)
@@ -110,10 +115,16 @@ def spectral(
     @_validate.naming(name)
     def update_fn(updates, state, params=None, **extra_args):
         options = _Options(rule, _chosen(method, rule), nonfinite)
-        norms, spectra = _norms(options.method, updates)
+        norms, spectra = groups.norms(options.method, updates)
         given = Given(measure, state.step, params, extra_args)
         thresholds, policy_state = follow(policy, norms, state.policy, given)
-        updates, metrics = _clip(options, updates, norms, spectra, thresholds, state.metrics)
+        lengths = norms.values
+        if nonfinite == "sanitize":
+            updates = jax.tree.map(without_nonfinite, updates)
+            lengths = groups.lengths(updates)
+        updates, metrics = _clip(
+            options, updates, norms, lengths, spectra, thresholds, state.metrics
+        )
         return updates, ClipState(incremented(state.step), policy_state, metrics)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -125,9 +136,6 @@ class _Options(NamedTuple):
     nonfinite: str
 
 
-_GROUPS = measures.per_unit(axis=(-2, -1))  # the same groups, with the same shapes of norms
-
-
 def _chosen(method: str, rule: str) -> str:
     """What "auto" stands for: the soft rule takes a third of the products of the hard one."""
     if method != "auto":
@@ -135,28 +143,43 @@ def _chosen(method: str, rule: str) -> str:
     return "eigh" if rule == "hard" and jax.default_backend() == "cpu" else "newton_schulz"
 
 
-def _is_matrix(leaf: Any) -> bool:
-    """Whether a leaf has groups with more than one singular value."""
-    shape = jnp.shape(leaf)
-    return is_measured(leaf) and len(shape) > 1 and min(shape[-2:]) > 1 and 0 not in shape
+class _Groups(NamedTuple):
+    """The matrices of a tree, and its vectors, which have one singular value.
 
+    Attributes:
+        stacked: see `spectral`.
+        units: the measure of the same groups by their l2 norms, which have the shape of ours.
+    """
 
-def _norms(method: str, tree: Any) -> tuple[Norms, list[Spectrum | None]]:
-    """The largest singular values, and for every leaf what more is known of them."""
-    leaves, treedef = jax.tree.flatten(tree)
-    matrices = iter(_spectra(method, [x for x in leaves if _is_matrix(x)]))
-    vectors = [x for x in leaves if is_measured(x) and not _is_matrix(x)]
-    lengths = iter(_GROUPS.norms(vectors).values)
-    values, spectra = [], []
-    for x in leaves:
-        norm, known = jnp.zeros(()), None
-        if _is_matrix(x):
-            norm, known = next(matrices)
-        elif is_measured(x):
-            norm = next(lengths)
-        values.append(norm)
-        spectra.append(known)
-    return Norms(jax.tree.unflatten(treedef, values), None), spectra
+    stacked: Any
+    units: Measure
+
+    def hold_matrices(self, tree: Any) -> list[bool]:
+        """Whether the groups of each leaf have more than one singular value."""
+
+        def held(x: Any, slices: int | None) -> bool:
+            shape = jnp.shape(x)
+            inner = shape if slices is None else shape[1:]
+            return is_measured(x) and len(inner) > 1 and min(inner[-2:]) > 1 and 0 not in shape
+
+        return list(map(held, jax.tree.leaves(tree), slices_of(self.stacked, tree)))
+
+    def lengths(self, tree: Any) -> Any:
+        """The norms of vectors, and something in place of those of matrices."""
+        leaves, treedef = jax.tree.flatten(tree)
+        pairs = zip(leaves, self.hold_matrices(tree), strict=True)
+        vectors = treedef.unflatten([0 if matrices else x for x, matrices in pairs])
+        return self.units.norms(vectors).values
+
+    def norms(self, method: str, tree: Any) -> tuple[Norms, Any]:
+        """The largest singular values, and in place of each leaf of matrices its `Spectrum`."""
+        leaves, treedef = jax.tree.flatten(tree)
+        matrices = self.hold_matrices(tree)
+        spectra = iter(_spectra(method, list(itertools.compress(leaves, matrices))))
+        pairs = zip(jax.tree.leaves(self.lengths(tree)), matrices, strict=True)
+        found = [next(spectra) if m else (length, None) for length, m in pairs]
+        values, known = ([one[i] for one in found] for i in (0, 1))
+        return Norms(treedef.unflatten(values), None), treedef.unflatten(known)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -176,28 +199,22 @@ def _stack(x: Array) -> Array:
     return _matrices.as_tall(without_nonfinite(widened(_gathered(x))))
 
 
-def _clip(options, updates, norms: Norms, spectra, thresholds, metrics) -> tuple[Any, Any]:
-    """The clipped updates and the metrics."""
-    leaves, treedef = jax.tree.flatten(updates)
-    columns = leaves, jax.tree.leaves(norms.values), jax.tree.leaves(thresholds), spectra
-    measured = [is_measured(x) for x in leaves]
-    columns = [list(itertools.compress(column, measured)) for column in columns]
+def _clip(options, updates, norms: Norms, lengths, spectra, thresholds, metrics):
+    """The clipped updates and the metrics; `lengths`: of vectors, without non-finite entries."""
+    taken, put = measured_leaves(updates)
+    columns = map(taken, (updates, norms.values, lengths, spectra, thresholds))
     clipped, metrics = _clip_arrays(options, *columns, metrics)
-    rest = iter(clipped)
-    leaves = [next(rest) if m else x for x, m in zip(leaves, measured, strict=True)]
-    return jax.tree.unflatten(treedef, leaves), metrics
+    return put(clipped), metrics
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _clip_arrays(options: _Options, leaves, norms, thresholds, spectra, metrics):
+def _clip_arrays(options: _Options, leaves, norms, lengths, spectra, thresholds, metrics):
     """`_clip` for arrays only. The `jit` makes one dispatch of it for eager callers."""
-    if options.nonfinite == "sanitize":
-        leaves = [without_nonfinite(x) for x in leaves]
     clipped, factors = [], []
-    for x, norm, threshold, known in zip(leaves, norms, thresholds, spectra, strict=True):
+    columns = leaves, norms, lengths, spectra, thresholds
+    for x, norm, clean, known, threshold in zip(*columns, strict=True):
         threshold = jnp.broadcast_to(threshold, norm.shape)
         if known is None:
-            clean = _GROUPS.norms([x]).values[0] if options.nonfinite == "sanitize" else norm
             clipped.append(_clip_vector(options, x, norm, clean, threshold))
         else:
             clean = known.norm

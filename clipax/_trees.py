@@ -2,7 +2,8 @@
 
 import collections
 import functools
-from collections.abc import Hashable, Sequence
+import itertools
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import jax
@@ -19,6 +20,26 @@ def is_measured(leaf: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.inexact)
 
 
+def measured_leaves(tree: Any) -> tuple[Callable[[Any], list], Callable[[Iterable], Any]]:
+    """Two functions, which take leaves out of a tree and put others back in their places.
+
+    The first is for this tree or another of its structure, the second gives this tree with the
+    others. The places are those where this tree has leaves with a norm.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    measured = [is_measured(x) for x in leaves]
+
+    def taken(other: Any) -> list:
+        return list(itertools.compress(treedef.flatten_up_to(other), measured))
+
+    def put(others: Iterable) -> Any:
+        rest = iter(others)
+        pairs = zip(leaves, measured, strict=True)
+        return treedef.unflatten([next(rest) if m else x for x, m in pairs])
+
+    return taken, put
+
+
 def paths_of(tree: Any) -> list[tuple]:
     """The path of each leaf."""
     return [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
@@ -33,15 +54,13 @@ def for_each_leaf(argument: str, value: Any, tree: Any) -> list[Any]:
     """Spreads `value`, a prefix tree or a function of the path, over the leaves of `tree`.
 
     Raises:
-        TypeError: if it is a function that gives None or something that has no hash.
         ValueError: if it is a tree that is no prefix; `argument` is its name in the message.
     """
     paths = paths_of(tree)
     if not paths:
         return []
-    if callable(value):
-        names = [path_name(path) for path in paths]
-        return [_checked(argument, name, value(name)) for name in names]
+    if callable(value) and all(map(callable, jax.tree.leaves(value))):  # modules are trees, too
+        return [value(path_name(path)) for path in paths]
     try:
         return jax.tree.leaves(jax.tree.broadcast(value, tree))
     except ValueError as error:
@@ -69,12 +88,21 @@ def flag_of_each_leaf(argument: str, value: Any, tree: Any) -> list[bool]:
     return flags
 
 
-def _checked(argument: str, path: str, key: Any) -> Hashable:
-    if key is None or not isinstance(key, Hashable):
-        raise TypeError(
-            f"`{argument}` must give hashable values and not None, got {key!r} for {path!r}"
-        )
-    return key
+def label_of_each_leaf(labels: Any, tree: Any) -> list[Hashable]:
+    """`for_each_leaf` for labels.
+
+    Raises:
+        TypeError: if one is None or has no hash.
+        ValueError: if they are a tree that is no prefix, or a label is missing there.
+    """
+    found = for_each_leaf("labels", labels, tree)
+    for path, label in zip(paths_of(tree), found, strict=True):
+        if label is None or not isinstance(label, Hashable):
+            raise TypeError(
+                f"`labels` must give hashable values and not None, got {label!r} for "
+                f"{path_name(path)!r}"
+            )
+    return found
 
 
 def layer_of_each_leaf(tree: Any) -> list[Hashable]:
@@ -98,29 +126,24 @@ def _is_box(key: Any) -> bool:
     return isinstance(key, FlattenedIndexKey)
 
 
-def mapped_names(tree: Any, axis_name: Any, replicated: Any) -> tuple[tuple[str, ...], ...]:
-    """For every measured leaf those of the mapped axes `axis_name` over which it is spread.
+def mapped_names(
+    tree: Any, names: tuple[Hashable, ...], replicated: Any
+) -> tuple[tuple[Hashable, ...], ...]:
+    """For every measured leaf those of the mapped axes `names` over which it is spread.
 
     A leaf is spread over an axis if its type varies over it. Where types do not tell (`pmap`,
     `vmap`, `shard_map` with `check_vma=False`), it is unless `replicated` says otherwise.
     """
     leaves = jax.tree.leaves(tree)
-    names = _as_names(axis_name)
     told = [False] * len(leaves)
     if replicated is not None:
         told = flag_of_each_leaf("replicated", replicated, tree)
     tracked = [name for name in names if name in _varying(_axis_index(name))]
 
-    def spread(leaf: Any, same: bool) -> tuple[str, ...]:
+    def spread(leaf: Any, same: bool) -> tuple[Hashable, ...]:
         return tuple(n for n in names if (n in _varying(leaf) if n in tracked else not same))
 
     return tuple(spread(x, same) for x, same in zip(leaves, told, strict=True) if is_measured(x))
-
-
-def _as_names(axis_name: Any) -> Sequence[Any]:
-    if axis_name is None:
-        return ()
-    return tuple(axis_name) if isinstance(axis_name, (tuple, list)) else (axis_name,)
 
 
 def _axis_index(name: Any) -> Any:

@@ -6,7 +6,7 @@ builds a clipper from traced numbers); what a negative one does is decided where
 
 import contextlib
 import numbers
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import jax
@@ -102,6 +102,25 @@ def flag(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be True or False, got {shown(value)}")
 
 
+def axis_names(value: Any) -> tuple[Hashable, ...]:
+    """The mapped axes of an argument `axis_name`: none, one or several; each of them once.
+
+    Raises:
+        TypeError: if it is something else.
+    """
+    if value is None:
+        return ()
+    names = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    for name in names:
+        # JAX takes an integer for the position of an axis.
+        if isinstance(name, (int, tuple)) or name is None or not isinstance(name, Hashable):
+            raise TypeError(
+                f"`axis_name` must be the name of a mapped axis, or several in a tuple, got "
+                f"{shown(value)}"
+            )
+    return tuple(dict.fromkeys(names))
+
+
 def shown(value: Any) -> str:
     """A value in an error message: itself if it is short, else its type."""
     text = repr(value)
@@ -136,13 +155,14 @@ def same_tree(found: Any, known: Any) -> None:
 
 
 @contextlib.contextmanager
-def naming(clipper: str | None) -> Iterator[None]:
-    """Adds the name of the clipper, if it has one, to what its functions raise: a decorator."""
+def naming(name: str | None) -> Iterator[None]:
+    """Adds a transformation's name, if it has one, to what its functions raise: a decorator."""
     try:
         yield
     except Exception as error:
-        if clipper is not None:
-            error.add_note(f"This was in the clipper {clipper!r}.")
+        note = f"This was in the gradient transformation {name!r}."
+        if name is not None and note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
         raise
 
 

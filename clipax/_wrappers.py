@@ -73,9 +73,11 @@ def momentum_reset(
     _validate.shorter("warmup", warmup, "every", every)
     inner = optax.with_extra_args_support(inner)
 
+    @_validate.naming("momentum_reset")
     def init_fn(params):
         return MomentumResetState(jnp.zeros((), jnp.int32), inner.init(params))
 
+    @_validate.naming("momentum_reset")
     def update_fn(updates, state, params=None, **extra_args):
         step = incremented(state.step)
 

@@ -33,8 +33,8 @@ from clipax import _validate
 from clipax._groups import Groups, as_tuple, grouped, slices_of, unit_axes
 from clipax._norms import Layout, Norm, group_norms
 from clipax._trees import (
-    for_each_leaf,
     is_measured,
+    label_of_each_leaf,
     layer_of_each_leaf,
     mapped_names,
     paths_of,
@@ -118,7 +118,7 @@ def per_tree(norm: Norm = l2, *, axis_name: Any = None, replicated: Any = None) 
         A measure with one norm.
 
     Raises:
-        TypeError: if `norm` is not one of these.
+        TypeError: if `norm` is not one of these or `axis_name` is no name.
 
     Example:
         >>> measure = clipax.measures.per_tree(clipax.measures.l2)
@@ -150,9 +150,9 @@ def per_layer(
         A measure with one norm a layer, in the order of their first leaves.
 
     Raises:
-        TypeError: if `norm` is not one of these.
-        ValueError: when it is used, if `stacked` does not fit the tree or gives a leaf without
-            axes.
+        TypeError: if `norm` is not one of these or `axis_name` is no name; when it is used, if
+            `stacked` is not made of booleans.
+        ValueError: when it is used, if `stacked` does not fit the tree or is True for a scalar.
 
     Example:
         >>> gradient = {"dense": {"bias": jnp.ones(2), "kernel": jnp.ones((2, 3))}, "out": [1.0]}
@@ -180,9 +180,9 @@ def per_leaf(
         A measure with one norm a leaf, or a slice.
 
     Raises:
-        TypeError: if `norm` is not one of these.
-        ValueError: when it is used, if `stacked` does not fit the tree or gives a leaf without
-            axes.
+        TypeError: if `norm` is not one of these or `axis_name` is no name; when it is used, if
+            `stacked` is not made of booleans.
+        ValueError: when it is used, if `stacked` does not fit the tree or is True for a scalar.
 
     Example:
         >>> clipax.measures.per_leaf().norms([jnp.array([3.0, 4.0]), jnp.array(2.0)]).values
@@ -214,7 +214,8 @@ def per_group(
         A measure with one norm a label.
 
     Raises:
-        TypeError: if `norm` is not one of these.
+        TypeError: if `norm` is not one of these or `axis_name` is no name; when it is used, if a
+            label is None or cannot be hashed.
         ValueError: when it is used, if `labels` does not fit the tree or gives a label that is not
             among `names`.
 
@@ -224,7 +225,7 @@ def per_group(
         >>> measure.norms(gradient).values
         Array([5., 2.], dtype=float32)
     """
-    assign = functools.partial(for_each_leaf, "labels", labels)
+    assign = functools.partial(label_of_each_leaf, labels)
     return _over_leaves(assign, norm, axis_name, replicated, names=names)
 
 
@@ -252,9 +253,10 @@ def per_unit(
         A measure with an array of norms for each leaf; the spanned axes have length one.
 
     Raises:
-        TypeError: if `norm` is not one of these or `axis` is not made of integers.
+        TypeError: if `norm` is not one of these, `axis` is not made of integers or `axis_name` is
+            no name; when it is used, if `stacked` is not made of booleans.
         ValueError: when it is used, if a leaf does not have `axis`, or `stacked` does not fit the
-            tree or gives a leaf without axes.
+            tree or is True for a scalar.
 
     Example:
         >>> clipax.measures.per_unit().norms([jnp.array([[3.0, 0.0], [4.0, 1.0]])]).values
@@ -263,6 +265,8 @@ def per_unit(
     _check_norm(norm)
     if axis is not None and not all(isinstance(a, numbers.Integral) for a in as_tuple(axis)):
         raise TypeError(f"`axis` must be an integer, or several, got {_validate.shown(axis)}")
+
+    across = _validate.axis_names(axis_name)
 
     def axes(tree: Any) -> tuple[tuple[int, ...], ...]:
         told = zip(jax.tree.leaves(tree), slices_of(stacked, tree), strict=True)
@@ -277,7 +281,7 @@ def per_unit(
     def measure(updates: optax.Updates, leaves: list[Array]) -> Iterable[Array]:
         if not leaves:
             return ()
-        names = mapped_names(updates, axis_name, replicated)
+        names = mapped_names(updates, across, replicated)
         layout = Layout(None, (), axes(updates), names)
         return group_norms(norm, layout, tuple(map(_real, leaves)))
 
@@ -325,6 +329,7 @@ def _over_leaves(assign, norm: Norm, axis_name, replicated, *, names=None, stack
         stacked: see `per_layer`.
     """
     _check_norm(norm)
+    across = _validate.axis_names(axis_name)
 
     def groups(tree: Any) -> Groups:
         return grouped(tree, assign(tree), names, stacked)
@@ -341,8 +346,8 @@ def _over_leaves(assign, norm: Norm, axis_name, replicated, *, names=None, stack
         if not leaves:
             return init(updates)
         group_of = tuple(i for i in found.of_leaves if i is not None)
-        across = mapped_names(updates, axis_name, replicated)
-        layout = Layout(group_of, found.slices, ((),) * len(leaves), across)
+        spread = mapped_names(updates, across, replicated)
+        layout = Layout(group_of, found.slices, ((),) * len(leaves), spread)
         return Norms(group_norms(norm, layout, leaves)[0], found.members)
 
     return Measure(init, norms, names=lambda params: groups(params).names())

@@ -18,7 +18,7 @@ CLIPPERS = {
     "per_leaf": f"(max_norm, *, {STACKS}, {BOTH})",
     "per_group": f"(max_norm, labels, *, {NORM}, {BOTH})",
     "value": f"(limit, *, {BOTH})",
-    "spectral": f"(max_singular_value, *, method='auto', rule='hard', {BOTH})",
+    "spectral": f"(max_singular_value, *, method='auto', rule='hard', stacked=None, {BOTH})",
     "adaptive": "(percentile=95.0, *, multiplier=2.0, window=1000, warmup=100, initial=10.0, "
     f"{MEASURED})",
     "decaying": "(initial, decay=0.999, *, every=1, floor=0.0, clip_rate=None, window=100, "

@@ -84,7 +84,43 @@ def test_error_about_a_gradient_names_the_clipper(make):
     clipper = make(axis_name="data", name="mine")
     with pytest.raises(ValueError, match=r"`axis_name` must be bound .* leave it out") as error:
         clipper.update(GRADIENT, clipper.init(GRADIENT), GRADIENT)
-    assert error.value.__notes__ == ["This was in the clipper 'mine'."]
+    assert error.value.__notes__ == ["This was in the gradient transformation 'mine'."]
+
+
+@pytest.mark.parametrize("axis_name", [5, True, {"i"}, (("i",),), ("i", None)], ids=repr)
+@pytest.mark.parametrize("make", ON_NO_DEVICES.values(), ids=ON_NO_DEVICES)
+def test_axis_name_that_is_no_name_is_refused(make, axis_name):
+    with pytest.raises(TypeError, match=r"`axis_name` must be the name of a mapped axis.* got "):
+        make(axis_name=axis_name)
+
+
+def test_axis_that_is_named_twice_counts_once():
+    twice, once = (clipax.global_norm(1.0, axis_name=a) for a in (("i", "i"), "i"))
+    found, expected = (
+        jax.vmap(lambda x, c=c: clipax.clip(x, c)[0], axis_name="i")(jnp.array([3.0, 4.0]))
+        for c in (twice, once)
+    )
+    assert found.tolist() == expected.tolist() == pytest.approx([0.6, 0.8])
+
+
+@pytest.mark.parametrize("exclude", [lambda path: "yes", lambda path: None, {"other": True}])
+def test_error_about_excluded_leaves_names_the_clipper(exclude):
+    with pytest.raises((TypeError, ValueError), match="`exclude` must be") as error:
+        clipax.agc(exclude=exclude, name="mine").init({"w": jnp.ones(2)})
+    assert error.value.__notes__ == ["This was in the gradient transformation 'mine'."]
+
+
+def test_error_that_is_raised_again_is_told_once():
+    failure = ValueError("once made")
+
+    def rule(norm, threshold):
+        raise failure
+
+    clipper = clipax.clip_by(clipax.measures.per_tree(), 1.0, rule, name="mine")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="once made"), jax.disable_jit():
+            clipper.update(GRADIENT, clipper.init(GRADIENT))
+    assert failure.__notes__ == ["This was in the gradient transformation 'mine'."]
 
 
 NAMED = {row.name: row.make(name="mine") for row in CATALOGUE} | {
@@ -93,6 +129,7 @@ NAMED = {row.name: row.make(name="mine") for row in CATALOGUE} | {
     "monitor": clipax.monitor(name="mine"),
     "skip_spikes": clipax.skip_spikes(optax.sgd(0.1), name="mine"),
     "error_feedback": clipax.error_feedback(clipax.global_norm(1.0)),
+    "momentum_reset": clipax.momentum_reset(clipax.global_norm(1.0)),
 }
 
 
@@ -104,8 +141,8 @@ def test_errors_of_init_and_update_tell_the_name_of_the_clipper(row, clipper):
     for raising in (lambda: clipper.init(wrong), lambda: clipper.update(wrong, state, right)):
         with pytest.raises(TypeError) as error:
             raising()
-        name = "error_feedback" if row == "error_feedback" else "mine"
-        assert error.value.__notes__ == [f"This was in the clipper {name!r}."]
+        name = row if row in ("error_feedback", "momentum_reset") else "mine"
+        assert error.value.__notes__ == [f"This was in the gradient transformation {name!r}."]
 
 
 @pytest.mark.parametrize("label", [None, ["x"]], ids=repr)

@@ -3,10 +3,12 @@
 The law: they are clipped as a list of the layers would be.
 """
 
+import functools
 import math
 from typing import Any
 
 import chex
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,11 @@ LEAF_BY_LEAF = {
     "block_rms": lambda s: clipax.block_rms(1.0, stacked=s),
     "adagc": lambda s: clipax.adagc(warmup=2, stacked=s),
     "olmo": lambda s: clipax.olmo(measure=measures.per_leaf(stacked=s)),
+    "spectral": lambda s: clipax.spectral(2.0, stacked=s),
+    "spectral, soft": lambda s: clipax.spectral(2.0, rule="soft", stacked=s),
+    "spectral, adaptive": lambda s: clipax.spectral(
+        thresholds.window_percentile(50.0, window=3, warmup=1), method="svd", stacked=s
+    ),
 }
 
 
@@ -103,7 +110,20 @@ LEAF_BY_LEAF = {
 def test_leaves_of_a_stack_have_norms_of_their_own(make):
     """The state has them in another order than for a list: slice by slice, not layer by layer."""
     (expected, _), (found, _) = both(make, [layers(i, 3.0**i) for i in range(4)])
-    chex.assert_trees_all_close(found, expected, rtol=1e-6)
+    chex.assert_trees_all_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "zero", "sanitize"])
+@pytest.mark.parametrize("make", [clipax.agc, functools.partial(clipax.spectral, 2.0)])
+def test_nan_in_one_vector_of_a_stack_leaves_the_others_alone(make, nonfinite):
+    bad = layers()
+    bad["blocks"][1]["bias"] = bad["blocks"][1]["bias"].at[2].set(jnp.nan)
+    (expected, _), (found, _) = both(
+        lambda s: make(stacked=s, nonfinite=nonfinite), [layers(), bad]
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-6, atol=1e-6)
+    lost = jnp.isnan(found["blocks"]["bias"]).any(1).tolist()
+    assert lost == [False, nonfinite == "propagate", False, False]
 
 
 @pytest.mark.parametrize("nonfinite", ["propagate", "zero"])
@@ -178,16 +198,46 @@ def test_monitor_names_the_slices():
     assert {f"blocks/{i}" for i in range(LAYERS)} <= names
 
 
+@pytest.mark.parametrize(("slices", "last"), [(10, "9"), (11, "10"), (101, "100")])
+def test_slices_of_leaves_at_the_root_are_named_in_order(slices, last):
+    measure = measures.per_layer(stacked=lambda path: True)
+    names = measure.names({"w": jnp.ones((slices, 2))})
+    assert names == sorted(names) and names[-1] == last and len(set(map(len, names))) == 1
+
+
+class Dense(eqx.Module):
+    """A module that can be called, as those of Equinox are: a tree of flags all the same."""
+
+    kernel: Any
+    bias: Any
+
+    def __call__(self, x):
+        return x @ self.kernel + self.bias
+
+
+def test_prefix_tree_that_can_be_called_is_a_tree():
+    measure = measures.per_leaf(stacked=Dense(kernel=True, bias=False))
+    norms = measure.norms(Dense(kernel=jnp.ones((3, 4)), bias=jnp.ones(4))).values
+    np.testing.assert_allclose(norms, [2, 2, 2, 2])
+
+
 def test_scalar_that_is_said_to_be_a_stack_is_refused():
-    with pytest.raises(ValueError, match=r"`stacked`.* axis only, got 'scale'"):
+    with pytest.raises(ValueError, match=r"`stacked` must be False for scalars, .* 'scale'"):
         clipax.per_leaf(1.0, stacked=lambda path: True).init({"scale": jnp.ones(())})
 
 
 @pytest.mark.parametrize(
     "make",
-    [clipax.agc, clipax.clippy, clipax.stable_spam, clipax.adagc, clipax.block_rms],
+    [
+        clipax.agc,
+        clipax.clippy,
+        clipax.stable_spam,
+        clipax.adagc,
+        clipax.block_rms,
+        functools.partial(clipax.spectral, 1.0),
+    ],
 )
-@pytest.mark.parametrize("stacked", ["blocks", {"w": 1}, lambda path: "yes"])
+@pytest.mark.parametrize("stacked", ["blocks", {"w": 1}, lambda path: "yes", lambda path: None])
 def test_stacked_that_is_no_boolean_is_refused(make, stacked):
     with pytest.raises(TypeError, match=r"`stacked` must be True or False .* for 'w'"):
         make(stacked=stacked).init({"w": jnp.ones((2, 3))})

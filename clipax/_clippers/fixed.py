@@ -33,7 +33,8 @@ def global_norm(
         name: the prefix of the metrics' keys.
 
     Returns:
-        A gradient transformation.
+        A gradient transformation. With `optax.inject_hyperparams`, `ord` and `axis_name` are
+        `static_args`.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -73,13 +74,15 @@ def per_layer(
     Args:
         max_norm: a number >= 0, a schedule or a policy.
         ord: the order of the norm, p > 0; `None` is 2.
-        stacked: which leaves are stacks of layers, see `clipax.measures.per_layer`.
+        stacked: which leaves are stacks of layers, see `clipax.measures.per_layer`. The axis of the
+            layers may not be spread over `axis_name`.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
 
     Returns:
-        A gradient transformation. What a layer is: see `clipax.measures.per_layer`.
+        A gradient transformation. What a layer is: see `clipax.measures.per_layer`. With
+        `optax.inject_hyperparams`, `ord`, `stacked` and `axis_name` are `static_args`.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -113,13 +116,15 @@ def per_leaf(
     Args:
         max_norm: a number >= 0, a schedule or a policy.
         ord: the order of the norm, p > 0; `None` is 2.
-        stacked: which leaves are stacks of layers, see `clipax.measures.per_leaf`.
+        stacked: which leaves are stacks of layers, see `clipax.measures.per_leaf`. The axis of the
+            layers may not be spread over `axis_name`.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
 
     Returns:
-        A gradient transformation.
+        A gradient transformation. With `optax.inject_hyperparams`, `ord`, `stacked` and
+        `axis_name` are `static_args`.
 
     Raises:
         TypeError: if an argument is of the wrong kind.

@@ -43,7 +43,8 @@ def agc(
         exclude: leaves that pass as they are, NaN and all: a prefix tree of booleans, or a function
             that takes the path of a leaf, such as `"head/kernel"`, and returns one.
         ord: the order of the norm, p > 0; `None` is 2.
-        stacked: which leaves are stacks of layers, see `clipax.measures.per_unit`.
+        stacked: which leaves are stacks of layers, see `clipax.measures.per_unit`. The axis of the
+            layers may not be spread over `axis_name`.
         axis_name: mapped axes over which the single units are spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
@@ -77,10 +78,11 @@ def agc(
     measure = measures.per_unit(norm_of(ord), axis=axis, stacked=stacked, axis_name=axis_name)
     policy = thresholds.relative(clipping, eps=eps)
     clipper = clip_by(measure, policy, nonfinite=nonfinite, name=name)
-    return clipper if exclude is None else _excluding(clipper, exclude)
+    return clipper if exclude is None else _excluding(clipper, exclude, name)
 
 
-def _excluding(clipper, exclude: Any) -> optax.GradientTransformationExtraArgs:
+def _excluding(clipper, exclude: Any, name: str | None) -> optax.GradientTransformationExtraArgs:
+    @_validate.naming(name)
     def kept(tree: Any) -> Any:
         out = flag_of_each_leaf("exclude", exclude, tree)
         return jax.tree.unflatten(jax.tree.structure(tree), [not leaf for leaf in out])
@@ -107,13 +109,14 @@ def block_rms(
     Args:
         threshold: a number >= 0, a schedule or a policy.
         stacked: which leaves are stacks of layers, see `clipax.measures.per_leaf`; each slice then
-            counts for a leaf.
+            counts for a leaf. The axis of the layers may not be spread over `axis_name`.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.
 
     Returns:
-        A gradient transformation.
+        A gradient transformation. With `optax.inject_hyperparams`, `stacked` and `axis_name` are
+        `static_args`.
 
     Raises:
         TypeError: if an argument is of the wrong kind.

@@ -216,7 +216,7 @@ def adagc(
             gamma_i is the smallest of them; if they are fewer, the warm-up goes on.
         ord: the order of the norm, p > 0; `None` is 2.
         stacked: which leaves are stacks of layers, see `clipax.measures.per_leaf`; each slice then
-            counts for a leaf.
+            counts for a leaf. The axis of the layers may not be spread over `axis_name`.
         axis_name: mapped axes over which the gradient is spread.
         nonfinite: `"propagate"`, `"zero"` or `"sanitize"`, see `clip_by`.
         name: the prefix of the metrics' keys.

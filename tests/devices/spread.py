@@ -88,9 +88,9 @@ def jitted(clipper):
 def mapped_update(clipper, mesh, specs, check_vma):
     """The compiled update of a clipper inside `shard_map`, its state the same on all devices."""
     update = jax.shard_map(
-        lambda g, s: clipper.update(g, s),
+        lambda g, state, params: clipper.update(g, state, params),
         mesh=mesh,
-        in_specs=(specs, P()),
+        in_specs=(specs, P(), specs),
         out_specs=(specs, P()),
         check_vma=check_vma,
     )

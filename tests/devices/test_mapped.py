@@ -58,7 +58,7 @@ def test_shard_map_equals_one_device(make, check_vma, magnitude):
     state = make("i").init(gradients[0])  # outside of the mapped function
     update = mapped(make("i"), check_vma)
     for g in gradients:
-        result, state = update(g, state)
+        result, state = update(g, state, g)
     chex.assert_trees_all_close(result, expected, rtol=1e-6)
     chex.assert_trees_all_close(state, expected_state, rtol=1e-6)
 
@@ -68,7 +68,7 @@ def test_nan_on_one_device_is_one_everywhere(make):
     bad = without_scalar()
     bad["cell"]["kernel"][1, 15] = np.nan
     state = make(None).init(bad)
-    found = mapped(make("i"), check_vma=True)(bad, state)
+    found = mapped(make("i"), check_vma=True)(bad, state, bad)
     chex.assert_trees_all_close(found, run(make(None), [bad]), rtol=1e-6)
 
 

@@ -1,6 +1,7 @@
 """Stacked layers on several devices: one norm for each layer, of the whole of it."""
 
 import contextlib
+import functools
 
 import chex
 import jax
@@ -69,10 +70,30 @@ def test_norms_of_runs_that_are_spread_over_an_explicit_mesh():
     chex.assert_trees_all_close(jax.vmap(norms)(placed), jax.vmap(norms)(runs), rtol=1e-6)
 
 
+MAPPED = {
+    "per_layer": functools.partial(clipax.per_layer, 20.0),
+    "unit": lambda **options: clipax.clip_by(measures.per_unit(axis=-1, **options), 20.0),
+    "agc": functools.partial(clipax.agc, 0.2, axis=-1),
+    "clippy": clipax.clippy,
+    "stable_spam": clipax.stable_spam,
+}
+ALONG_COLUMNS = Layout(
+    {"i": 8},
+    {"blocks": {"kernel": (8, 6, 16), "bias": (8, 16)}, "head": (6, 8)},
+    {"blocks": {"kernel": P(None, None, "i"), "bias": P(None, "i")}, "head": P(None, "i")},
+)
+
+
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_shard_map_equals_one_device(check_vma):
-    clipper = clipax.per_layer(20.0, stacked=STACKED, axis_name="i")
-    update = mapped_update(clipper, ALONG_FEATURES.mesh(), ALONG_FEATURES.specs, check_vma)
-    g = ALONG_FEATURES.gradient(0, 3.0)
-    expected = run(MAKE["per_layer"], [g])
-    chex.assert_trees_all_close(update(g, clipper.init(g)), expected, rtol=1e-6)
+@pytest.mark.parametrize("make", MAPPED.values(), ids=MAPPED)
+def test_shard_map_equals_one_device(make, check_vma):
+    """The axis that is spread is the one that a unit spans."""
+    layout, gradients = ALONG_COLUMNS, [ALONG_COLUMNS.gradient(i, 3.0**i) for i in range(3)]
+    params = layout.gradient(7)
+    clipper, alone = make(stacked=STACKED, axis_name="i"), make(stacked=STACKED)
+    update = mapped_update(clipper, layout.mesh(), layout.specs, check_vma)
+    state, expected_state = clipper.init(params), alone.init(params)
+    for g in gradients:
+        result, state = update(g, state, params)
+        expected, expected_state = jax.jit(alone.update)(g, expected_state, params)
+    chex.assert_trees_all_close((result, state), (expected, expected_state), rtol=1e-6)
