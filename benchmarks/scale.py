@@ -118,7 +118,7 @@ def of_programs(names: Iterable[str], where: Iterable[tuple[str, Model]]) -> Ite
         table = Table(*columns, title=title)
         for name in names:
             told = model.stacked and "stacked" in inspect.signature(CLIPPERS[name]).parameters
-            clipper = CLIPPERS[name](**{"stacked": {"blocks": True}} if told else {})
+            clipper = CLIPPERS[name](stacked={"blocks": True}) if told else CLIPPERS[name]()
             shown = f"{name}, stacked" if told else name
             table.add_row(shown, *cells(tpu_aot.measured(clipper, params), theirs))
         yield table

@@ -30,11 +30,11 @@ MANY, SMALLER = 300, (64, 128)
 ROUNDS = 40
 
 METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "global_norm": lambda: clipax.global_norm(1.0),
+    "global_norm": functools.partial(clipax.global_norm, 1.0),
     "adaptive": clipax.adaptive,
     "autoclip": clipax.autoclip,
-    "autoclip, window": lambda: clipax.autoclip(window=1000),
-    "decaying": lambda: clipax.decaying(10.0),
+    "autoclip, window": functools.partial(clipax.autoclip, window=1000),
+    "decaying": functools.partial(clipax.decaying, 10.0),
     "history_sigma": clipax.history_sigma,
     "median": clipax.median,
     "moving_average": clipax.moving_average,
@@ -51,7 +51,7 @@ METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "block_rms": clipax.block_rms,
     "agc": clipax.agc,
     "zclip, per unit": lambda: clipax.zclip(measure=measures.per_unit()),
-    "value": lambda: clipax.value(0.01),
+    "value": functools.partial(clipax.value, 0.01),
     "clippy": clipax.clippy,
     "spam": clipax.spam,
     "stable_spam": clipax.stable_spam,

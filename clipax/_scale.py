@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from clipax._places import entries_at
 from clipax._state import observe
-from clipax._trees import measured_leaves, promoted
+from clipax._trees import is_measured, leaves_where, promoted
 from clipax.measures import Norms
 from clipax.rules import Rule
 
@@ -39,7 +39,7 @@ def scale(
         thresholds: shaped like the norms, or scalars in their place.
         metrics: those of the last step.
     """
-    taken, put = measured_leaves(updates)
+    taken, put = leaves_where(is_measured, updates)
     raw, clean = norms
     groups = None
     if raw.groups is not None:

@@ -1,7 +1,6 @@
 """Steps on which an optimizer is left alone: those with a spike."""
 
 import functools
-import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ from jax.core import Tracer
 
 from clipax import _norms, _validate, _windows, measures
 from clipax._state import counted
-from clipax._trees import incremented
+from clipax._trees import incremented, leaves_where
 from clipax._windows import Ring
 
 _WATCHED = {"norm": ("norm",), "loss": ("loss",), "both": ("norm", "loss")}
@@ -249,36 +248,29 @@ def _threshold(history: Ring, sigma: float | Array, warmup: int | Array) -> Arra
 
 def _unless(skipped: Array, update, updates, state, params) -> tuple[Any, Any]:
     """What `update(state, params)` gives; zeros for the updates, and the state, if `skipped`."""
-    fixed = [_dtype(x) == jax.dtypes.float0 for x in jax.tree.leaves(updates)]
-    leaves, treedef = jax.tree.flatten(updates)
+    arrays, put = leaves_where(_can_change, updates)
 
     def taken(state, params):
         updates, state = update(state, params)
-        return list(itertools.compress(jax.tree.leaves(updates), _not(fixed))), state
+        return arrays(updates), state
 
     def left(state, params):
         results, _ = jax.eval_shape(taken, state, params)
-        given = itertools.compress(leaves, _not(fixed))
-        return [_zeros(x, y.dtype) for x, y in zip(given, results, strict=True)], state
+        pairs = zip(arrays(updates), results, strict=True)
+        return [_zeros(x, y.dtype) for x, y in pairs], state
 
     if isinstance(skipped, Tracer):
         results, state = lax.cond(skipped, left, taken, state, params)
     else:  # a new `cond` would be compiled at each call
         results, state = (left if skipped else taken)(state, params)
-    rest = iter(results)
-    pairs = zip(leaves, fixed, strict=True)
-    return treedef.unflatten([x if stays else next(rest) for x, stays in pairs]), state
+    return put(results), state
 
 
-def _not(flags: list[bool]) -> list[bool]:
-    return [not flag for flag in flags]
+def _can_change(leaf: Any) -> bool:
+    return getattr(leaf, "dtype", None) != jax.dtypes.float0
 
 
 def _zeros(x: Any, dtype: Any) -> Array:
     """Zeros with the sharding of x and, in `shard_map`, its varying axes."""
     zero = jnp.zeros((), dtype)
     return jnp.where(jnp.asarray(x) != x, zero, zero)
-
-
-def _dtype(leaf: Any) -> Any:
-    return getattr(leaf, "dtype", None)

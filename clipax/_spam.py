@@ -13,7 +13,7 @@ from clipax._core import Given, clip_by, follow, initial_policy_state, without_n
 from clipax._places import entries_at
 from clipax._scale import like, scale
 from clipax._state import ClipState, initial_metrics
-from clipax._trees import incremented, measured_leaves, promoted, where_groups
+from clipax._trees import incremented, is_measured, leaves_where, promoted, where_groups
 from clipax.measures import Norms
 from clipax.thresholds import ThresholdPolicy
 
@@ -250,7 +250,7 @@ def _ratio_of_moments(first: float, second: float, eps: float | Array) -> Thresh
 
 def _shrink_entries(updates: optax.Updates, largest: Norms, limits: Array) -> optax.Updates:
     """Multiplies the entries of each group that are above its limit by one factor."""
-    taken, put = measured_leaves(updates)
+    taken, put = leaves_where(is_measured, updates)
     groups = tuple(i for i in largest.groups or () if i is not None)
     return put(_shrunk(groups, taken(updates), largest.values, limits))
 

@@ -16,7 +16,7 @@ from clipax._matrices import RULES, Spectrum
 from clipax._places import resharded
 from clipax._scale import like, scale
 from clipax._state import ClipState, Metrics, observe
-from clipax._trees import incremented, is_measured, measured_leaves, widened
+from clipax._trees import incremented, is_measured, leaves_where, widened
 from clipax.measures import Measure, Norms
 from clipax.thresholds import Threshold, ThresholdPolicy, as_policy
 
@@ -121,7 +121,7 @@ def spectral(
         lengths = norms.values
         if nonfinite == "sanitize":
             updates = jax.tree.map(without_nonfinite, updates)
-            lengths = groups.lengths(updates)
+            lengths = groups.lengths(updates, groups.hold_matrices(updates))
         updates, metrics = _clip(
             options, updates, norms, lengths, spectra, thresholds, state.metrics
         )
@@ -164,19 +164,18 @@ class _Groups(NamedTuple):
 
         return list(map(held, jax.tree.leaves(tree), slices_of(self.stacked, tree)))
 
-    def lengths(self, tree: Any) -> Any:
+    def lengths(self, tree: Any, matrices: list[bool]) -> Any:
         """The norms of vectors, and something in place of those of matrices."""
         leaves, treedef = jax.tree.flatten(tree)
-        pairs = zip(leaves, self.hold_matrices(tree), strict=True)
-        vectors = treedef.unflatten([0 if matrices else x for x, matrices in pairs])
-        return self.units.norms(vectors).values
+        pairs = zip(leaves, matrices, strict=True)
+        return self.units.norms(treedef.unflatten([0 if m else x for x, m in pairs])).values
 
     def norms(self, method: str, tree: Any) -> tuple[Norms, Any]:
         """The largest singular values, and in place of each leaf of matrices its `Spectrum`."""
         leaves, treedef = jax.tree.flatten(tree)
         matrices = self.hold_matrices(tree)
         spectra = iter(_spectra(method, list(itertools.compress(leaves, matrices))))
-        pairs = zip(jax.tree.leaves(self.lengths(tree)), matrices, strict=True)
+        pairs = zip(jax.tree.leaves(self.lengths(tree, matrices)), matrices, strict=True)
         found = [next(spectra) if m else (length, None) for length, m in pairs]
         values, known = ([one[i] for one in found] for i in (0, 1))
         return Norms(treedef.unflatten(values), None), treedef.unflatten(known)
@@ -201,7 +200,7 @@ def _stack(x: Array) -> Array:
 
 def _clip(options, updates, norms: Norms, lengths, spectra, thresholds, metrics):
     """The clipped updates and the metrics; `lengths`: of vectors, without non-finite entries."""
-    taken, put = measured_leaves(updates)
+    taken, put = leaves_where(is_measured, updates)
     columns = map(taken, (updates, norms.values, lengths, spectra, thresholds))
     clipped, metrics = _clip_arrays(options, *columns, metrics)
     return put(clipped), metrics

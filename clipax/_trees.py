@@ -20,22 +20,24 @@ def is_measured(leaf: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.inexact)
 
 
-def measured_leaves(tree: Any) -> tuple[Callable[[Any], list], Callable[[Iterable], Any]]:
+def leaves_where(
+    wanted: Callable[[Any], bool], tree: Any
+) -> tuple[Callable[[Any], list], Callable[[Iterable], Any]]:
     """Two functions, which take leaves out of a tree and put others back in their places.
 
     The first is for this tree or another of its structure, the second gives this tree with the
-    others. The places are those where this tree has leaves with a norm.
+    others. The places are those of the leaves of this tree that are `wanted`.
     """
     leaves, treedef = jax.tree.flatten(tree)
-    measured = [is_measured(x) for x in leaves]
+    chosen = list(map(wanted, leaves))
 
     def taken(other: Any) -> list:
-        return list(itertools.compress(treedef.flatten_up_to(other), measured))
+        return list(itertools.compress(treedef.flatten_up_to(other), chosen))
 
     def put(others: Iterable) -> Any:
         rest = iter(others)
-        pairs = zip(leaves, measured, strict=True)
-        return treedef.unflatten([next(rest) if m else x for x, m in pairs])
+        pairs = zip(leaves, chosen, strict=True)
+        return treedef.unflatten([next(rest) if c else x for x, c in pairs])
 
     return taken, put
 

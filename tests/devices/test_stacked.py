@@ -70,26 +70,28 @@ def test_norms_of_runs_that_are_spread_over_an_explicit_mesh():
     chex.assert_trees_all_close(jax.vmap(norms)(placed), jax.vmap(norms)(runs), rtol=1e-6)
 
 
-MAPPED = {
-    "per_layer": functools.partial(clipax.per_layer, 20.0),
-    "unit": lambda **options: clipax.clip_by(measures.per_unit(axis=-1, **options), 20.0),
-    "agc": functools.partial(clipax.agc, 0.2, axis=-1),
-    "clippy": clipax.clippy,
-    "stable_spam": clipax.stable_spam,
-}
 ALONG_COLUMNS = Layout(
     {"i": 8},
     {"blocks": {"kernel": (8, 6, 16), "bias": (8, 16)}, "head": (6, 8)},
     {"blocks": {"kernel": P(None, None, "i"), "bias": P(None, "i")}, "head": P(None, "i")},
 )
+MAPPED = {
+    "per_layer": (functools.partial(clipax.per_layer, 20.0), ALONG_FEATURES),
+    # The axis that is spread is the one that a unit spans.
+    "unit": (
+        lambda **options: clipax.clip_by(measures.per_unit(axis=-1, **options), 20.0),
+        ALONG_COLUMNS,
+    ),
+    "agc": (functools.partial(clipax.agc, 0.2, axis=-1), ALONG_COLUMNS),
+    "clippy": (clipax.clippy, ALONG_FEATURES),
+    "stable_spam": (clipax.stable_spam, ALONG_FEATURES),
+}
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("make", MAPPED.values(), ids=MAPPED)
-def test_shard_map_equals_one_device(make, check_vma):
-    """The axis that is spread is the one that a unit spans."""
-    layout, gradients = ALONG_COLUMNS, [ALONG_COLUMNS.gradient(i, 3.0**i) for i in range(3)]
-    params = layout.gradient(7)
+@pytest.mark.parametrize(("make", "layout"), MAPPED.values(), ids=MAPPED)
+def test_shard_map_equals_one_device(make, layout, check_vma):
+    gradients, params = [layout.gradient(i, 3.0**i) for i in range(3)], layout.gradient(7)
     clipper, alone = make(stacked=STACKED, axis_name="i"), make(stacked=STACKED)
     update = mapped_update(clipper, layout.mesh(), layout.specs, check_vma)
     state, expected_state = clipper.init(params), alone.init(params)
