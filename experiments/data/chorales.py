@@ -1,15 +1,12 @@
-"""Bach's chorales, read out of the installed package `music21` without importing it.
+"""Bach's chorales, from the package `music21`.
 
 A chorale is four voices sampled once a quarter note, a MIDI pitch each and -1 for a rest. The
 scores are distributed by permission of their encoder and are not kept here: they are parsed
-once, in about two seconds, and the arrays are kept in the platform's cache folder.
+once, in about two seconds, and the arrays are kept in the cache.
 """
 
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,14 +14,12 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
-import platformdirs
 
-from experiments.errors import UserError
+from experiments import data
 
-CACHE_VARIABLE = "CLIPAX_CACHE"
 SPLITS = ("train", "valid", "test")
 LOWEST_KEY, KEYS = 21, 88
-_SPLIT_FILE = Path(__file__).parent / "tasks" / "jsb_split.json"
+_SPLIT_FILE = Path(__file__).with_name("jsb_split.json")
 _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _VOICES = ("sop", "alt", "ten", "bass")
 Note = tuple[float, float, int]
@@ -39,42 +34,44 @@ class Chorales(NamedTuple):
     digest: str
 
 
-def cache_folder() -> Path:
-    """Where parsed data is kept: `$CLIPAX_CACHE`, or the platform's cache folder."""
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("clipax"))
-
-
-def load_chorales(cache: Path | None = None) -> Chorales:
+def load(cache: Path | None = None) -> Chorales:
     """The 369 chorales in their published split, from the cache or from the package.
 
     Args:
-        cache: folder of the parsed arrays; `None` means `cache_folder()`.
+        cache: folder of the cached arrays; `None` means `data.cache_folder()`.
 
     Raises:
         UserError: the package that holds the scores is not installed.
     """
-    folder = cache or cache_folder()
-    path = folder / f"chorales-{_version()}-{_split_digest()[:8]}.npz"
-    return _read(path) or _write(path, parse_chorales())
+    split = hashlib.sha256(_SPLIT_FILE.read_bytes()).hexdigest()
+    name = f"chorales-{data.version('music21')}-{split[:8]}"
+    return _unpack(**data.kept(cache, name, lambda: _pack(parse())))
 
 
-def parse_chorales(per_quarter: int = 1) -> Chorales:
+def _pack(chorales: Chorales) -> dict[str, np.ndarray]:
+    every = [*chorales.train, *chorales.valid, *chorales.test]
+    return {
+        "voices": np.concatenate(every),
+        "lengths": np.array([len(voices) for voices in every]),
+        "splits": np.array([len(chorales.train), len(chorales.valid), len(chorales.test)]),
+    }
+
+
+def _unpack(voices: np.ndarray, lengths: np.ndarray, splits: np.ndarray) -> Chorales:
+    every = np.split(voices, np.cumsum(lengths)[:-1])
+    train, valid, _ = np.cumsum(splits)
+    return Chorales(every[:train], every[train:valid], every[valid:], data.digest(voices))
+
+
+def parse(per_quarter: int = 1) -> Chorales:
     """Parse every chorale of the split, sampled `per_quarter` times a quarter note."""
-    folder = _corpus()
+    folder = data.package("music21", "corpus/bach")
     split = json.loads(_SPLIT_FILE.read_text())
-    parts = [
+    train, valid, test = (
         [parse_score(folder / f"{name}.mxl", per_quarter) for name in split[part]]
         for part in SPLITS
-    ]
-    return Chorales(*parts, digest=digest(*parts))
-
-
-def digest(*parts: list[np.ndarray]) -> str:
-    """sha256 of the voices in the order train, valid, test."""
-    content = hashlib.sha256()
-    for voices in (voices for part in parts for voices in part):
-        content.update(np.ascontiguousarray(voices, np.int8).tobytes())
-    return content.hexdigest()
+    )
+    return Chorales(train, valid, test, data.digest(*train, *valid, *test))
 
 
 def parse_score(path: Path, per_quarter: int) -> np.ndarray:
@@ -139,54 +136,6 @@ def _sample(notes: Iterable[Note], end: float, per_quarter: int) -> np.ndarray:
         if pitch >= 0:
             voice[first:last] = pitch
     return voice
-
-
-def _corpus() -> Path:
-    found = importlib.util.find_spec("music21")
-    if found is None or not found.submodule_search_locations:
-        raise UserError(
-            "the chorales are part of the package music21, which is not installed; "
-            'run: pip install "clipax[experiments]"'
-        )
-    return Path(found.submodule_search_locations[0]) / "corpus" / "bach"
-
-
-def _version() -> str:
-    _corpus()
-    return importlib.metadata.version("music21")
-
-
-def _split_digest() -> str:
-    return hashlib.sha256(_SPLIT_FILE.read_bytes()).hexdigest()
-
-
-def _write(path: Path, data: Chorales) -> Chorales:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    every = [*data.train, *data.valid, *data.test]
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            voices=np.concatenate(every),
-            lengths=[len(voices) for voices in every],
-            splits=[len(data.train), len(data.valid), len(data.test)],
-            digest=data.digest,
-        )
-    os.replace(temporary, path)
-    return data
-
-
-def _read(path: Path) -> Chorales | None:
-    # Whatever is wrong with the cache, the package still has the scores.
-    try:
-        with path.open("rb") as file, np.load(file) as stored:
-            every = np.split(stored["voices"], np.cumsum(stored["lengths"])[:-1])
-            ends = np.cumsum(stored["splits"])
-            expected = str(stored["digest"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    parts = [every[: ends[0]], every[ends[0] : ends[1]], every[ends[1] :]]
-    return Chorales(*parts, digest=expected) if digest(*parts) == expected else None
 
 
 def piano_rolls(chorales: list[np.ndarray], margin: int = 0) -> tuple[np.ndarray, np.ndarray]:
