@@ -1,128 +1,158 @@
-"""Typed settings: what a study is made of, and what decides the numbers of one group."""
+"""Typed settings: what a person asks for, and what decides the numbers of one group of runs."""
 
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from experiments.errors import UserError
+
 Config = TypeVar("Config")
+Arguments = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to pose a task: everything but the method.
+
+    Attributes:
+        model: settings of the task's own kind: all that decides shapes.
+        optimizer: `sgd`, `momentum` (SGD with momentum 0.9) or `adam`.
+        learning_rates: peaks of the schedule, from calm to too large without clipping.
+        updates: optimizer steps a run.
+        scale: usual L2 norm of the gradient; thresholds are tuned in multiples of it.
+        parameters: number of parameters of the model.
+        seconds: what a run of a group took on two cores, for the plan.
+        schedule: `cosine` (to 0) or `constant`.
+        methods: names of the only methods that make sense here; empty means all.
+    """
+
+    model: Any
+    optimizer: str
+    learning_rates: tuple[float, ...]
+    updates: int
+    scale: float
+    parameters: int
+    seconds: float
+    schedule: str = "cosine"
+    methods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that are trained together: one clipper, one cell, every learning rate and seed.
+    """Runs that are trained together, in one compilation: one method on one variant of a task.
+
+    First a grid of all arguments, learning rates and seeds; then, on held-out seeds, the best
+    square of the grid and the best one of the default arguments.
 
     Attributes:
         task: name of the task.
-        role: `study` or `reference`.
-        clipper: label of a row of the legend.
-        cell: `tanh` or `lstm`.
-        width: hidden units.
-        optimizer: `momentum` (SGD, 0.9) or `adam`.
-        learning_rates: peak learning rates; each falls to 0 along half a cosine.
-        seeds: one run for each seed and learning rate.
-        updates: optimizer steps a run.
-        batch: sequences an update.
-        length: predicted steps a sequence.
+        variant: name of the variant.
+        method: name of a row of the legend.
+        recipe: the variant itself.
+        arguments: what the method is called with, the defaults first.
+        learning_rates: peak learning rates of the grid.
+        seeds: seeds of the grid.
+        held_out: seeds of the chosen and of the default square; empty means the grid alone.
     """
 
     task: str
-    role: str
-    clipper: str
-    cell: str
-    width: int
-    optimizer: str
+    variant: str
+    method: str
+    recipe: Variant
+    arguments: tuple[Arguments, ...]
     learning_rates: tuple[float, ...]
     seeds: tuple[int, ...]
-    updates: int
-    batch: int
-    length: int
+    held_out: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The group in words."""
+        return f"{self.task}/{self.variant} {self.method}"
+
+    @property
+    def grid(self) -> int:
+        """Number of runs of the grid."""
+        return len(self.arguments) * len(self.learning_rates) * len(self.seeds)
 
     @property
     def runs(self) -> int:
         """Number of runs."""
-        return len(self.learning_rates) * len(self.seeds)
+        return self.grid + 2 * len(self.held_out)
 
 
 @dataclass(frozen=True)
-class Chorales:
-    """Settings of the task `chorales`; the defaults are the whole job.
+class Study:
+    """What a person asks for.
 
     Attributes:
-        clippers: names of the legend; a name brings all its rows.
-        cells: recurrent cells of the study.
-        learning_rates: peak learning rates of the study.
-        seeds: seeds 0 to `seeds - 1`.
-        width: hidden units of the study.
-        updates: optimizer steps of a run of the study.
-        batch: chorales an update.
-        length: predicted quarter notes of a chorale an update.
-        reference_width: hidden units of the reference model.
-        reference_updates: optimizer steps of the reference model.
-        reference_rate: its peak learning rate.
-        reference_length: predicted quarter notes of a chorale an update.
-        reference_seeds: seeds 0 to `reference_seeds - 1`.
+        tasks: names of tasks, each with all its variants, or `TASK/VARIANT`.
+        methods: names of the legend; empty means those that the task asks for.
+        seeds: seeds 0 to `seeds - 1` for the grid.
+        held_out: that many further seeds for the chosen and the default square.
+        tune: whether to try several values of each method's main argument.
+        learning_rates: peak learning rates instead of each variant's.
+        updates: optimizer steps instead of each variant's; 0 means the variant's.
+        values: values of the main argument instead of the legend's.
+        text: path of a text to read instead of the folk tunes of `characters`.
     """
 
-    clippers: tuple[str, ...] = (
-        "none",
-        "global_norm",
-        "per_layer",
-        "value",
-        "adaptive",
-        "decaying",
-        "moving_average",
-    )
-    cells: tuple[str, ...] = ("tanh", "lstm")
-    learning_rates: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...] = ()
     seeds: int = 3
-    width: int = 64
-    updates: int = 240
-    batch: int = 8
-    length: int = 48
-    reference_width: int = 128
-    reference_updates: int = 810
-    reference_rate: float = 1.5e-2
-    reference_length: int = 64
-    reference_seeds: int = 4
+    held_out: int = 0
+    tune: bool = False
+    learning_rates: tuple[float, ...] = ()
+    updates: int = 0
+    values: tuple[float, ...] = ()
+    text: str = ""
 
-
-SMOKE = Chorales(
-    clippers=("none", "global_norm", "adaptive"),
-    cells=("tanh",),
-    learning_rates=(0.1, 30.0),
-    seeds=2,
-    width=8,
-    updates=60,
-    batch=4,
-    length=16,
-    reference_width=8,
-    reference_updates=60,
-    reference_length=16,
-    reference_seeds=2,
-)
+    def __post_init__(self):
+        if not self.tasks:
+            raise UserError("`tasks` must name at least one task, not none")
+        if self.seeds < 1:
+            raise UserError(f"`seeds` must be at least 1, not {self.seeds}")
+        for name in ("held_out", "updates"):
+            if getattr(self, name) < 0:
+                raise UserError(f"`{name}` must be at least 0, not {getattr(self, name)}")
+        wrong = [rate for rate in self.learning_rates if not 0 < rate < math.inf]
+        if wrong:
+            raise UserError(f"`learning_rates` must be positive numbers, not {wrong[0]:g}")
+        if any(not math.isfinite(value) for value in self.values):
+            raise UserError(f"`values` must be finite numbers, not {self.values}")
 
 
 def from_mapping(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """Build a settings object of `kind`, refusing keys that it does not have.
+    """Build a settings object of `kind`, refusing keys and types that it does not have.
 
     Raises:
-        ValueError: a key is unknown; the message names it and those that exist.
+        UserError: a key is unknown, or a value is of another type.
     """
-    known = [field.name for field in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
-    unknown = sorted(set(values) - set(known))
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ValueError(
-            f"`{kind.__name__}` has no key {', '.join(map(repr, unknown))}; "
-            f"it has {', '.join(known)}."
-        )
-    return kind(**{key: _as_tuple(value) for key, value in values.items()})
+        raise UserError(f"unknown key {', '.join(unknown)}; there are {', '.join(fields)}")
+    return kind(**{key: _checked(fields[key], value) for key, value in values.items()})
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    many = {tuple[str, ...]: str, tuple[float, ...]: float}
+    if field.type in many:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"`{field.name}` must be a list, not {value!r}")
+        return tuple(_as_kind(field.name, many[field.type], item) for item in value)  # pyright: ignore[reportArgumentType]
+    return _as_kind(field.name, field.type, value)
+
+
+def _as_kind(name: str, kind: Any, value: Any) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise UserError(f"`{name}` must be of type {kind.__name__}, not {value!r}")
 
 
 def to_json(config: Any) -> str:

@@ -1,14 +1,13 @@
 """One line that says what is done, what failed and how long it will take.
 
 Time left is measured: the time spent so far, over the work it did, times the work that is left.
-Work is counted in parameters times sequence steps, so that a large model weighs what it costs,
-and compilation counts as much as it usually takes. The constants were fitted to measured times.
-On a terminal the line is redrawn in place; elsewhere one line is printed for each group.
+Work is counted in the seconds that each variant says a run takes; only their ratios matter.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -17,24 +16,26 @@ from rich.table import Table
 
 from experiments.config import Group
 
-_COMPILATION, _STEP = 4e10, 3e3
+COMPILATION = 6.0
 
 
 def clock(seconds: float) -> str:
-    """Seconds as `m:ss`, rounded up."""
-    whole = int(-(-seconds // 1))
-    return f"{whole // 60}:{whole % 60:02d}"
+    """Seconds as `m:ss` or `h:mm:ss`, rounded up."""
+    minutes, rest = divmod(int(-(-seconds // 1)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def work(group: Group) -> float:
-    """What a group costs."""
-    return _COMPILATION + group.updates * _update_work(group)
+    """Seconds that a group takes on two cores."""
+    return COMPILATION + group.runs * group.recipe.seconds
 
 
-def _update_work(group: Group) -> float:
-    gates = {"tanh": 1, "lstm": 4}[group.cell]
-    parameters = group.width * (gates * (group.width + 88) + 88)
-    return group.runs * group.batch * group.length * (_STEP + parameters)
+class Outcome(NamedTuple):
+    """What a finished group has to say: runs that failed, and the best validation score."""
+
+    failed: int
+    best: float
 
 
 class Progress:
@@ -50,7 +51,8 @@ class Progress:
         self.groups, self.work = len(plan), sum(map(work, plan))
         self.finished = self.runs = self.failed = 0
         self.done = self.reused = 0.0
-        self.current = "starting"
+        self._flight: dict[str, float] = {}
+        self._last = ""
         self._begin = time.monotonic()
         self._live: Live | None = None
 
@@ -64,41 +66,49 @@ class Progress:
             yield self
         self._live = None
 
-    def start(self, name: str) -> None:
+    def start(self, group: Group) -> None:
         """A group begins."""
-        self.current = name
+        self._flight[group.name] = 0.0
 
-    def steps_of(self, group: Group) -> Callable[[int], None]:
-        """A function to tell how many steps of a group were just done."""
-        # The first steps come after compilation: its share of the work is done when they are.
-        compilation = iter([_COMPILATION])
+    def advance(self, group: Group) -> Callable[[float], None]:
+        """A function to tell how many runs' worth of steps of a group were just done."""
 
-        def advance(steps: int) -> None:
-            self.done += next(compilation, 0.0) + steps * _update_work(group)
+        def advance(runs: float) -> None:
+            # The first steps come after compilation: its share of the work is done when they are.
+            before = self._flight[group.name] or COMPILATION
+            self._flight[group.name] = min(before + runs * group.recipe.seconds, work(group))
 
         return advance
 
-    def finish(self, name: str, group: Group, failed: int) -> None:
-        """The group in flight is finished."""
-        self.finished += 1
-        self.runs += group.runs
-        self.failed += failed
-        if self._live is None:
-            failures = f", {failed} failed" if failed else ""
-            line = f"{self._counts()}  {name}: {group.runs} runs{failures}"
-            self.console.print(line, soft_wrap=True)
+    def finish(self, group: Group, outcome: Outcome) -> None:
+        """A group is finished."""
+        self._flight.pop(group.name, None)
+        self.done += work(group)
+        self._count(group, outcome)
 
-    def reuse(self, name: str, group: Group, failed: int) -> None:
+    def reuse(self, group: Group, outcome: Outcome) -> None:
         """A group was found finished: it counts as done and tells nothing about speed."""
         self.reused += work(group)
-        self.finish(f"{name} (already there)", group, failed)
+        self._count(group, outcome, " (already there)")
+
+    def _count(self, group: Group, outcome: Outcome, remark: str = "") -> None:
+        self.finished += 1
+        self.runs += group.runs
+        self.failed += outcome.failed
+        self._last = f"{group.name} {outcome.best:.3g}"
+        if self._live is None:
+            failures = f", {outcome.failed} failed" if outcome.failed else ""
+            told = f"{group.runs} runs{failures}, best {outcome.best:.3g}"
+            line = f"{self._counts()}  {group.name}{remark}: {told}"
+            self.console.print(line, soft_wrap=True)
 
     def left(self) -> float | None:
         """Seconds left, or None before anything is known."""
-        if not self.done:
+        done = self.done + sum(self._flight.values())
+        if not done:
             return None
-        remaining = max(self.work - self.reused - self.done, 0)
-        return (time.monotonic() - self._begin) / self.done * remaining
+        remaining = max(self.work - self.reused - done, 0)
+        return (time.monotonic() - self._begin) / done * remaining
 
     def _counts(self) -> str:
         left = self.left()
@@ -108,12 +118,14 @@ class Progress:
     def _draw(self) -> Table:
         left = self.left()
         wait = "measuring" if left is None else f"{clock(left)} left"
+        done = min(self.done + sum(self._flight.values()) + self.reused, self.work)
         line = Table.grid(padding=(0, 1))
-        for overflow in ("crop", "crop", "ellipsis"):
+        for overflow in ("crop", "crop", "ellipsis", "ellipsis"):
             line.add_column(no_wrap=True, overflow=overflow)
         line.add_row(
-            ProgressBar(self.work, min(self.done + self.reused, self.work), width=14),
+            ProgressBar(self.work, done, width=14),
             f"{self.finished}/{self.groups} groups, {self.runs} runs, {self.failed} failed, {wait}",
-            self.current,
+            ", ".join(self._flight) or "starting",
+            self._last and f"last: {self._last}",
         )
         return line

@@ -1,157 +1,217 @@
 """Train the groups of a plan, each at most once, and put their runs into one table."""
 
-import hashlib
-import importlib.metadata
+import itertools
 import json
-import os
-import platform
+import math
 import time
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pyarrow as pa
 
-import clipax
-from experiments import clippers, config, scores
-from experiments.config import Group
-from experiments.progress import Progress
+from experiments import clippers, config, provenance, scores, task
+from experiments.config import Arguments, Group
+from experiments.progress import Outcome, Progress
 from experiments.store import Store
-from experiments.train import History, Material, train
+from experiments.train import History, Material, Method, Run, train
 
 CURVES = ("loss", "norm", "threshold", "clipped")
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-_NUMERIC = ("train.py", "models.py", "data.py", "scores.py", "runner.py", "tasks/chorales.py")
+OPTIMIZERS = {"sgd": optax.sgd, "momentum": partial(optax.sgd, momentum=0.9), "adam": optax.adam}
+_BLOCK = 20
+OnRuns = Callable[[float], None]
+
+
+class Square(NamedTuple):
+    """What the seeds of one square of the grid have in common, and which part they belong to."""
+
+    stage: str
+    arguments: Arguments
+    learning_rate: float
 
 
 def run(
-    task: ModuleType, plan: Sequence[Group], material: Material, store: Store, progress: Progress
-) -> pa.Table:
-    """Train what the store lacks and return the runs of all groups in the order of the plan.
+    plan: Sequence[Group], store: Store, folder: Path | None, progress: Progress
+) -> Iterator[tuple[Group, pa.Table]]:
+    """Train what the store lacks; each group with its runs, in the order of the plan.
 
     Args:
-        task: the task's module.
         plan: the groups.
-        material: what the task reads.
         store: where finished groups are kept.
+        folder: folder of parsed data.
         progress: is told of each step.
     """
-    tables = [_group(task, group, material, store, progress) for group in plan]
-    return pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    for group in plan:
+        found = reused(group, store, folder, progress)
+        yield group, _trained(group, store, folder, progress) if found is None else found
 
 
-def _group(
-    task: ModuleType, group: Group, material: Material, store: Store, progress: Progress
-) -> pa.Table:
-    key = config.fingerprint(config.to_json(group), material.digest, versions())
-    name = f"{group.role} {group.cell} {group.clipper}"
-    stored = store.load(key)
-    if stored is not None:
-        progress.reuse(name, group, _failures(stored))
-        return stored
-    progress.start(name)
-    table = _train(task, group, material, progress)
-    store.save(key, table)
-    progress.finish(name, group, _failures(table))
+def reused(group: Group, store: Store, folder: Path | None, progress: Progress) -> pa.Table | None:
+    """The runs of a group that is already in the store."""
+    table = store.load(key(group, folder))
+    if table is not None:
+        progress.reuse(group, outcome(table))
     return table
 
 
-def _failures(table: pa.Table) -> int:
-    return int(np.sum(table["failed"].to_numpy()))
+def _trained(group: Group, store: Store, folder: Path | None, progress: Progress) -> pa.Table:
+    progress.start(group)
+    return keep(group, compute(group, folder, progress.advance(group)), store, folder, progress)
 
 
-def _train(task: ModuleType, group: Group, material: Material, progress: Progress) -> pa.Table:
-    begin, runs = time.monotonic(), task.runs(group)
+def keep(
+    group: Group, table: pa.Table, store: Store, folder: Path | None, progress: Progress
+) -> pa.Table:
+    """Put the runs of a finished group into the store."""
+    store.save(key(group, folder), table)
+    progress.finish(group, outcome(table))
+    return table
+
+
+def outcome(table: pa.Table) -> Outcome:
+    """How many runs of a group failed, and the best validation score of all."""
+    valid = table["valid"].to_numpy()
+    best = np.min(valid, initial=np.inf, where=np.isfinite(valid))
+    return Outcome(int(np.sum(table["failed"].to_numpy())), float(best))
+
+
+def key(group: Group, folder: Path | None) -> str:
+    """Name of a group in the store: a hash of all that decides its numbers."""
+    digest = material(group.task, group.recipe.model, folder).digest
+    return config.fingerprint(config.to_json(group), digest, provenance.versions(group.task))
+
+
+@cache
+def material(name: str, model: Any, folder: Path | None) -> Material:
+    """What a task reads for a model, loaded once a process."""
+    return task.find(name).load(folder, model)
+
+
+def compute(group: Group, folder: Path | None, on_runs: OnRuns = lambda runs: None) -> pa.Table:
+    """Train all runs of a group.
+
+    Args:
+        group: what to train.
+        folder: folder of parsed data.
+        on_runs: is told how many runs' worth of steps were just done.
+    """
+    pairs = itertools.product(group.arguments, group.learning_rates)
+    grid = _part(group, [Square("grid", *pair) for pair in pairs], group.seeds, folder, on_runs)
+    if not group.held_out:
+        return grid
+    chosen = _part(group, choose(group, grid), group.held_out, folder, on_runs)
+    return pa.concat_tables([grid, chosen])
+
+
+def choose(group: Group, grid: pa.Table) -> list[Square]:
+    """The square with the lowest median validation score, of all and of the default arguments."""
+    valid = grid["valid"].to_numpy().reshape(len(group.arguments), len(group.learning_rates), -1)
+    medians = np.median(np.where(np.isfinite(valid), valid, np.inf), axis=-1)
+    best = np.unravel_index(np.argmin(medians), medians.shape)
+    return [
+        Square("chosen", group.arguments[best[0]], group.learning_rates[best[1]]),
+        Square("default", group.arguments[0], group.learning_rates[np.argmin(medians[0])]),
+    ]
+
+
+def _part(
+    group: Group,
+    squares: Sequence[Square],
+    seeds: Sequence[int],
+    folder: Path | None,
+    on_runs: OnRuns,
+) -> pa.Table:
+    begin, found = time.monotonic(), material(group.task, group.recipe.model, folder)
+    rows = list(itertools.product(squares, seeds))
+    updates = group.recipe.updates
     history = train(
-        task.task(group),
-        task.method(group),
-        runs,
-        material.arrays,
-        updates=group.updates,
-        on_chunk=progress.steps_of(group),
+        task.find(group.task).build(group.recipe.model),
+        method(group.method, group.recipe.optimizer, group.recipe.schedule, updates),
+        _runs(rows),
+        found.arrays,
+        updates=updates,
+        block=_BLOCK,
+        on_chunk=lambda steps: on_runs(steps / updates),
     )
-    seconds = (time.monotonic() - begin) / group.runs
-    return pa.table(_columns(group, runs, history, material) | {"seconds": [seconds] * group.runs})
+    seconds = (time.monotonic() - begin) / len(rows)
+    return pa.table(_columns(group, rows, history, found) | {"seconds": [seconds] * len(rows)})
 
 
-def _columns(
-    group: Group, runs: dict[str, Any], history: History, material: Material
-) -> dict[str, Any]:
-    row = clippers.LEGEND[group.clipper]
-    curves = {name: np.asarray(getattr(history.record, name)) for name in CURVES}
-    last = max(group.updates // 10, 1)
-    same = {
-        "task": group.task,
-        "role": group.role,
-        "clipper": row.name,
-        "label": row.label,
-        "arguments": json.dumps(row.arguments, sort_keys=True),
-        "cell": group.cell,
-        "width": group.width,
-        "optimizer": group.optimizer,
-        "updates": group.updates,
-        "batch": group.batch,
-        "length": group.length,
-        "versions": versions(),
-        "data_hash": material.digest,
-    }
+def _runs(rows: Sequence[tuple[Square, int]]) -> Run:
+    """Arguments of each run, arrays `[run]`."""
+    squares = [square for square, _ in rows]
     return {
-        **{name: [value] * group.runs for name, value in same.items()},
-        "seed": runs["seed"],
-        "learning_rate": [rate for rate in group.learning_rates for _ in group.seeds],
-        "valid_nll": history.scores["valid"],
-        "test_nll": history.scores["test"],
-        "train_loss": curves["loss"][:, -last:].mean(1),
-        "failed": scores.failed(history.scores, material.floors),
-        "clip_share": scores.clip_share(curves["clipped"], curves["norm"]),
-        "spike_score": scores.spike_score(curves["loss"]),
-        **{name: list(curve) for name, curve in curves.items()},
+        "learning_rate": np.array([square.learning_rate for square in squares], np.float32),
+        "seed": np.array([seed for _, seed in rows], np.int32),
+        "arguments": {
+            name: np.array([square.arguments[name] for square in squares], np.float32)
+            for name in squares[0].arguments
+        },
     }
 
 
 @cache
-def versions() -> str:
-    """All that may change a number without a change of settings, as JSON with sorted keys."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    found["clipax"] = _clipax_version()
-    found["python"] = platform.python_version()
-    found["machine"] = machine()
-    found["source"] = _source()
-    return json.dumps(found, sort_keys=True)
+def method(name: str, optimizer: str, schedule: str, updates: int) -> Method:
+    """A row of the legend with an optimizer; the same object for the same settings."""
+    row = clippers.LEGEND[name]
+
+    def parts(run: Run) -> tuple[optax.GradientTransformation, ...]:
+        rate = (
+            _cosine(run["learning_rate"], updates) if schedule == "cosine" else run["learning_rate"]
+        )
+        return row.parts(run["arguments"], OPTIMIZERS[optimizer](rate))
+
+    return Method(parts, clipper=1 if row.place == "update" else 0)
 
 
-def _clipax_version() -> str:
-    try:
-        return importlib.metadata.version("clipax")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "not installed"
+def _cosine(peak: jax.Array, updates: int) -> optax.Schedule:
+    return lambda step: peak * 0.5 * (1 + jnp.cos(jnp.pi * step / updates))
 
 
-def machine() -> str:
-    """Processor, cores and what jax computes on."""
-    devices = jax.devices()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {len(devices)} {devices[0].device_kind} devices"
+def _columns(
+    group: Group, rows: Sequence[tuple[Square, int]], history: History, found: Material
+) -> dict[str, Any]:
+    squares = [square for square, _ in rows]
+    curves = {name: np.asarray(getattr(history.record, name)) for name in CURVES}
+    same = {
+        "task": group.task,
+        "variant": group.variant,
+        "method": group.method,
+        "floor": found.floors.get("test", math.inf),
+        "trivial": found.trivial,
+        "settings": config.to_json(group.recipe),
+        "versions": provenance.versions(group.task),
+        "data_hash": found.digest,
+    }
+    return {
+        **{name: [value] * len(rows) for name, value in same.items()},
+        "stage": [square.stage for square in squares],
+        "arguments": [json.dumps(dict(square.arguments), sort_keys=True) for square in squares],
+        "value": [_value(group, square) for square in squares],
+        "learning_rate": [square.learning_rate for square in squares],
+        "seed": [seed for _, seed in rows],
+        **{name: np.asarray(history.scores[name], float) for name in ("valid", "test")},
+        "failed": scores.failed(history.scores, found.floors),
+        **_sums(curves),
+        "step_seconds": history.seconds,
+        **{name: list(curve) for name, curve in curves.items()},
+    }
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+def _sums(curves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    losses = curves["loss"]
+    return {
+        "train_loss": losses[:, -max(losses.shape[1] // 10, 1) :].mean(1),
+        "clip_share": scores.clip_share(curves["clipped"], curves["norm"]),
+        "spike_score": scores.spike_score(losses),
+    }
 
 
-def _source() -> str:
-    # An edit of the library or the loop must not meet groups that older code computed.
-    here = Path(__file__).parent
-    library = sorted(Path(str(clipax.__file__)).parent.glob("*.py"))
-    content = hashlib.sha256()
-    for path in [*library, *(here / name for name in _NUMERIC)]:
-        content.update(path.read_bytes())
-    return content.hexdigest()[:12]
+def _value(group: Group, square: Square) -> float:
+    row = clippers.LEGEND[group.method]
+    return row.tuned(square.arguments, group.recipe) if row.argument else math.nan

@@ -1,12 +1,13 @@
 """The training loop: one `lax.scan`, vmapped over runs, the run axis laid over all devices.
 
-A task gives pure functions, a method gives a clipper and an optimizer from the arguments of one
-run, and `train` returns what happened at each step of every run. Learning rates and thresholds
-are values, not code: runs that differ in them share one compilation.
+A task gives pure functions, a method gives what turns the gradient into an update from the
+arguments of one run, and `train` returns what happened at each step of every run. Learning rates
+and thresholds are values, not code: runs that differ in them share one compilation.
 """
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,48 +23,8 @@ Tree = Any
 Run = dict[str, Any]
 
 
-class Task(NamedTuple):
-    """What is learnt.
-
-    Attributes:
-        init: `(key, data) -> params`.
-        batch: `(key, data) -> batch`, drawn from the training data.
-        loss: `(params, batch) -> loss`, a scalar.
-        evaluate: `(params, data) -> scores`, a dict of scalars.
-    """
-
-    init: Callable[[jax.Array, Tree], Tree]
-    batch: Callable[[jax.Array, Tree], Tree]
-    loss: Callable[[Tree, Tree], jax.Array]
-    evaluate: Callable[[Tree, Tree], dict[str, jax.Array]]
-
-
-class Method(NamedTuple):
-    """How it is learnt: each function builds a transformation from the arguments of one run."""
-
-    clipper: Callable[[Run], optax.GradientTransformation]
-    optimizer: Callable[[Run], optax.GradientTransformation]
-
-
-class Material(NamedTuple):
-    """What a task reads: arrays, the score at which a run has failed, and a hash of the data."""
-
-    arrays: Tree
-    floors: dict[str, float]
-    digest: str
-
-
-class Carry(NamedTuple):
-    """State of one run between two steps."""
-
-    params: Tree
-    clipper: Tree
-    optimizer: Tree
-    step: jax.Array
-
-
 class Record(NamedTuple):
-    """What one step leaves behind; `norm` and `threshold` are those of the clipper."""
+    """What one step leaves behind; `norm` is that of the whole gradient, before anything."""
 
     loss: jax.Array
     norm: jax.Array
@@ -71,11 +32,68 @@ class Record(NamedTuple):
     clipped: jax.Array
 
 
+class Task(NamedTuple):
+    """What is learnt.
+
+    Attributes:
+        init: `(key, data) -> params`.
+        batch: `(key, data) -> batch`, drawn from the training data.
+        loss: `(params, batch) -> loss`, a scalar.
+        evaluate: `(params, record, data) -> scores`, a dict of scalars, lower is better; `record`
+            holds the curves of the run, `[step]`.
+    """
+
+    init: Callable[[jax.Array, Tree], Tree]
+    batch: Callable[[jax.Array, Tree], Tree]
+    loss: Callable[[Tree, Tree], jax.Array]
+    evaluate: Callable[[Tree, Record, Tree], dict[str, jax.Array]]
+
+
+class Method(NamedTuple):
+    """How it is learnt.
+
+    Attributes:
+        parts: `(run) -> transformations`, applied one after the other.
+        clipper: position of the one that clips; where there is one part alone, it does both.
+    """
+
+    parts: Callable[[Run], tuple[optax.GradientTransformation, ...]]
+    clipper: int
+
+
+class Material(NamedTuple):
+    """What a task reads.
+
+    Attributes:
+        arrays: data, the same for all runs.
+        floors: by score, the value above which a run has failed.
+        trivial: test score of a model that has learnt nothing.
+        digest: sha256 of the data.
+    """
+
+    arrays: Tree
+    floors: dict[str, float]
+    trivial: float
+    digest: str
+
+
+class Carry(NamedTuple):
+    """State of one run between two steps."""
+
+    params: Tree
+    states: tuple[Tree, ...]
+    step: jax.Array
+
+
 class History(NamedTuple):
-    """What a group of runs leaves behind: `record` is `[run, step]`, each score is `[run]`."""
+    """What runs leave behind: `record` is `[run, step]`, each score and `seconds` are `[run]`.
+
+    `seconds` are those of one update of one run, without compilation.
+    """
 
     record: Record
     scores: dict[str, np.ndarray]
+    seconds: np.ndarray
 
 
 def train(
@@ -85,49 +103,69 @@ def train(
     data: Tree,
     *,
     updates: int,
-    chunk: int = 15,
+    block: int = 20,
     on_chunk: Callable[[int], None] = lambda steps: None,
 ) -> History:
     """Train every run and evaluate it once at the end.
 
     Args:
         task: what is learnt.
-        method: the clipper and the optimizer.
+        method: what is made of the gradient.
         runs: arguments of the runs, a tree of arrays `[run]`; `seed` is among them.
         data: what `task` reads, the same for all runs.
         updates: steps of each run.
-        chunk: steps between two calls of `on_chunk`.
-        on_chunk: is told how many steps were just done.
+        block: runs that are trained together; each block has this size, so that all of them, and
+            those of a later call, share one compilation.
+        on_chunk: is told how many steps of one run each were just done, over all runs.
     """
+    mesh = _mesh()
+    data = jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
+    parts = [
+        _train(task, method, part, data, updates, on_chunk)
+        for part in _blocks(runs, block + -block % mesh.size)
+    ]
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return jax.tree.map(lambda leaf: leaf[: len(runs["seed"])], joined)
+
+
+def _blocks(runs: Run, size: int) -> Iterator[Run]:
+    """The runs in blocks of this size; the last run is repeated to fill the last block."""
     count = len(runs["seed"])
-    runs, data = _lay_out(runs, data)
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        yield jax.tree.map(lambda values, rows=rows: np.asarray(values)[rows], runs)
+
+
+def _train(
+    task: Task,
+    method: Method,
+    runs: Run,
+    data: Tree,
+    updates: int,
+    on_chunk: Callable[[int], None],
+) -> History:
+    runs = jax.device_put(runs, NamedSharding(_mesh(), PartitionSpec("run")))
     carry = _start(method, _parameters(task, runs["seed"], data), runs)
-    records = []
-    for done in range(0, updates, chunk):
-        steps = min(chunk, updates - done)
+    count, steps = len(runs["seed"]), chunk_size(updates)
+    records, times = [], []
+    for _ in range(updates // steps):
+        begin = time.perf_counter()
         carry, record = _advance(task, method, steps, carry, runs, data)
         records.append(jax.device_get(record))
-        on_chunk(steps)
-    scores = jax.device_get(_evaluate(task, carry.params, data))
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:count], *records)
-    return History(joined, {name: score[:count] for name, score in scores.items()})
+        times.append(time.perf_counter() - begin)
+        on_chunk(steps * count)
+    curves = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *records)
+    scores = jax.device_get(_evaluate(task, carry.params, curves, data))
+    return History(curves, scores, np.full(count, np.median(times) / (steps * count)))
+
+
+def chunk_size(updates: int, chunks: int = 16) -> int:
+    """Steps of a chunk: at most `chunks` chunks, all of one size, which compiles once."""
+    return next(s for s in range(-(-updates // chunks), updates + 1) if updates % s == 0)
 
 
 def _mesh() -> Mesh:
     return Mesh(np.array(jax.devices()), ("run",))
-
-
-def _lay_out(runs: Run, data: Tree) -> tuple[Run, Tree]:
-    # The run axis must divide by the devices: the last run is repeated and later dropped.
-    mesh = _mesh()
-
-    def place(values: Any) -> jax.Array:
-        values = np.asarray(values)
-        missing = -len(values) % mesh.size
-        padded = np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
-        return jax.device_put(padded, NamedSharding(mesh, PartitionSpec("run")))
-
-    return jax.tree.map(place, runs), jax.device_put(data, NamedSharding(mesh, PartitionSpec()))
 
 
 def _over_runs(one: Callable[..., Tree], *args: Tree, data: Tree) -> Tree:
@@ -157,8 +195,8 @@ def _parameters(task: Task, seeds: jax.Array, data: Tree) -> Tree:
 @partial(jax.jit, static_argnums=0)
 def _start(method: Method, params: Tree, runs: Run) -> Carry:
     def one(params: Tree, run: Run, _: None) -> Carry:
-        clipper, optimizer = method.clipper(run), method.optimizer(run)
-        return Carry(params, clipper.init(params), optimizer.init(params), jnp.zeros((), jnp.int32))
+        states = tuple(part.init(params) for part in method.parts(run))
+        return Carry(params, states, jnp.zeros((), jnp.int32))
 
     return _over_runs(one, params, runs, data=None)
 
@@ -177,22 +215,35 @@ def _advance(
 
 
 def _step(task: Task, method: Method, carry: Carry, run: Run, data: Tree) -> tuple[Carry, Record]:
-    clipper, optimizer = method.clipper(run), method.optimizer(run)
     # Folded twice: batches depend on the seed and the step, and never repeat the key of `init`.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run["seed"]), 1), carry.step)
     loss, gradient = jax.value_and_grad(task.loss)(carry.params, task.batch(key, data))
-    clipped, clipper_state = clipper.update(gradient, carry.clipper, carry.params)
-    updates, optimizer_state = optimizer.update(clipped, carry.optimizer, carry.params)
-    params = optax.apply_updates(carry.params, updates)
-    record = _record(loss, gradient, clipped, clipax.metrics(clipper_state))
-    return Carry(params, clipper_state, optimizer_state, carry.step + 1), record
+    flow, states = [gradient], []
+    for part, state in zip(method.parts(run), carry.states, strict=True):
+        update, state = part.update(flow[-1], state, carry.params)
+        flow.append(update)
+        states.append(state)
+    params = optax.apply_updates(carry.params, flow[-1])
+    metrics = clipax.metrics(states[method.clipper])
+    clipped = _clipped(metrics, flow, method.clipper)
+    record = Record(loss, global_norm(gradient), _threshold(metrics), clipped)
+    return Carry(params, tuple(states), carry.step + 1), record
 
 
-def _record(loss: jax.Array, gradient: Tree, clipped: Tree, metrics: dict[str, Any]) -> Record:
-    # A clipper of single elements measures no norm and keeps no share: both are derived here.
-    norm = metrics["norm"] if "norm" in metrics else global_norm(gradient)
-    hit = metrics["clipped"] > 0 if "clipped" in metrics else _differs(gradient, clipped)
-    return Record(loss, norm, metrics["threshold"], hit)
+def _threshold(metrics: dict[str, jax.Array]) -> jax.Array:
+    # Wrappers put their name before what they tell; some methods have no threshold of a norm.
+    found = [value for key, value in metrics.items() if key.endswith("threshold")]
+    return found[0] if found else jnp.array(jnp.inf)
+
+
+def _clipped(metrics: dict[str, jax.Array], flow: list[Tree], clipper: int) -> jax.Array:
+    told = [value for key, value in metrics.items() if key.split("/")[-1] in ("clipped", "skipped")]
+    if told:
+        return told[0] > 0
+    # A clipper of single entries keeps no share: it clipped where it changed anything. What is
+    # at once clipper and optimizer changes everything, and then nothing is known.
+    alone = len(flow) == 2
+    return jnp.array(False) if alone else _differs(flow[clipper], flow[clipper + 1])
 
 
 def global_norm(gradient: Tree) -> jax.Array:
@@ -206,5 +257,5 @@ def _differs(before: Tree, after: Tree) -> jax.Array:
 
 
 @partial(jax.jit, static_argnums=(0,))
-def _evaluate(task: Task, params: Tree, data: Tree) -> dict[str, jax.Array]:
-    return _over_runs(task.evaluate, params, data=data)
+def _evaluate(task: Task, params: Tree, record: Record, data: Tree) -> dict[str, jax.Array]:
+    return _over_runs(task.evaluate, params, record, data=data)

@@ -1,22 +1,16 @@
-"""The runs of the experiments: scores, loop, store and progress."""
+"""The runs of the experiments: scores, loop, groups and progress."""
 
 import dataclasses
-import os
 import re
-import threading
 
 import jax
 import numpy as np
-import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from experiments import config, data, runner, scores
-from experiments.errors import UserError
-from experiments.progress import Progress, clock
-from experiments.store import Store
-from experiments.tasks import chorales
-from experiments.train import _parameters, train
+from experiments import config, plan, runner, scores, task, train
+from experiments.config import Study
+from experiments.progress import Outcome, Progress, clock, work
 
 # Scores
 
@@ -55,164 +49,147 @@ def test_a_run_fails_above_any_floor_and_when_not_finite():
 # The loop
 
 
-def _small(clipper, rates=(0.1,), seeds=(0,)):
-    return config.Group(
-        "chorales", "study", clipper, "tanh", 4, "momentum", rates, seeds, 6, 2, 5
-    )  # fmt: skip
+def _group(method, **changes):
+    study = Study(("chorales/tanh",), (method,), seeds=1, learning_rates=(0.1,), updates=6)
+    [group] = plan.groups(dataclasses.replace(study, **changes), smoke=True)
+    return group
 
 
-@pytest.fixture(scope="module")
-def material():
+@pytest.fixture(scope="module", autouse=True)
+def _chorales():
     pytest.importorskip("music21", reason="needs the package music21")
-    return chorales.load()
 
 
-def _history(group, material):
-    return train(
-        chorales.task(group), chorales.method(group), chorales.runs(group), material.arrays,
-        updates=group.updates, chunk=3,
-    )  # fmt: skip
+def _material(group):
+    return runner.material(group.task, group.recipe.model, None)
 
 
-def test_a_run_in_a_group_equals_the_run_alone(material):
-    together = _history(_small("value", (0.1, 1.0), (0, 1)), material)
-    alone = _history(_small("value", (1.0,), (1,)), material)
+def _task(group):
+    return task.find(group.task).build(group.recipe.model)
+
+
+def _curve(table, name):
+    return np.array(table[name].to_pylist())
+
+
+def test_a_run_in_a_group_equals_the_run_alone():
+    together = runner.compute(_group("value", learning_rates=(0.1, 1.0), seeds=2), None)
+    alone = runner.compute(_group("value", learning_rates=(1.0,), seeds=2), None)
+    assert together["learning_rate"].to_pylist() == [0.1, 0.1, 1.0, 1.0]
+    assert together["seed"].to_pylist() == [0, 1, 0, 1]
     for name in runner.CURVES:
-        many, one = getattr(together.record, name), getattr(alone.record, name)
+        many, one = _curve(together, name), _curve(alone, name)
         assert many.shape == (4, 6)
-        np.testing.assert_allclose(many[3], one[0], rtol=2e-4)
-    np.testing.assert_allclose(together.scores["test"][3], alone.scores["test"][0], rtol=1e-4)
+        np.testing.assert_allclose(many[2:], one, rtol=2e-4)
+    np.testing.assert_allclose(together["test"].to_numpy()[2:], alone["test"], rtol=1e-4)
 
 
-def test_the_loop_measures_what_a_clipper_of_entries_does_not(material):
-    group = _small("value", (0.1,))
-    record = _history(group, material).record
-    task, seed = chorales.task(group), jax.random.key(0)
-    params = task.init(seed, material.arrays)
+@pytest.mark.parametrize("method", ["value", "per_leaf", "clippy", "skip_spikes"])
+def test_the_loop_measures_the_whole_gradient_whatever_the_method(method):
+    group = _group(method)
+    found, seed, arrays = _task(group), jax.random.key(0), _material(group).arrays
+    params = found.init(seed, arrays)
     key = jax.random.fold_in(jax.random.fold_in(seed, 1), 0)
-    gradient = jax.grad(task.loss)(params, task.batch(key, material.arrays))
+    gradient = jax.grad(found.loss)(params, found.batch(key, arrays))
     norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
-    np.testing.assert_allclose(record.norm[0, 0], norm, rtol=1e-4)
-    assert record.threshold[0, 0] == np.float32(0.01) and record.clipped[0, 0]
+    table = runner.compute(group, None)
+    np.testing.assert_allclose(_curve(table, "norm")[0, 0], norm, rtol=1e-4)
 
 
-def test_the_seed_alone_decides_the_first_loss(material):
-    first = _history(_small("value", (0.1, 1.0), (0, 1)), material).record.loss[:, 0]
+@pytest.mark.parametrize(
+    ("method", "value", "updates", "lowest", "highest"),
+    [
+        ("value", 1e-6, 6, 1, 1),
+        ("value", 1e6, 6, 0, 0),
+        ("clippy", 1e-6, 6, 0.8, 1),
+        ("spam", 1e-6, 30, 0.2, 0.4),  # not in its warm-up of 20 updates
+    ],
+)
+def test_clipped_says_what_the_clipper_did(method, value, updates, lowest, highest):
+    table = runner.compute(_group(method, values=(value,), updates=updates), None)
+    assert lowest <= table["clip_share"][-1].as_py() <= highest
+
+
+def test_the_seed_alone_decides_the_first_loss():
+    table = runner.compute(_group("value", learning_rates=(0.1, 1.0), seeds=2), None)
+    first = _curve(table, "loss")[:, 0]
     np.testing.assert_allclose(first[:2], first[2:], rtol=1e-6)
     assert first[0] != first[1]
 
 
-@pytest.mark.parametrize("shown", ["chorale", "start", "pitch"])
-def test_passages_are_drawn_from_all_chorales_places_and_pitches_alike(shown):
-    count, time, length = 5, 12, 3  # 9 places, or the only one in the last, short chorale
-    keys = data.KEYS + chorales._UPPER - chorales._LOWER
-    number = {"chorale": 0, "start": 1, "pitch": 2}[shown]
-    rolls = np.indices((count, time, keys))[number]
-    lengths = np.full(count, time)
-    lengths[-1] = length + 1
-    passages, mask = chorales._draw(jax.random.key(0), (rolls, lengths), 20_000, length)
-    assert passages.shape == (length + 1, 20_000, data.KEYS) and mask.all()
-    found, counts = np.unique(np.asarray(passages[0, :, 0]), return_counts=True)
-    expected = {
-        "chorale": np.full(5, 1 / 5),
-        "start": np.array([1 / 5 + 4 / 45] + [4 / 45] * 8),
-        "pitch": np.full(keys - data.KEYS + 1, 1 / (keys - data.KEYS + 1)),
-    }[shown]
-    np.testing.assert_array_equal(found, np.arange(len(expected)))
-    deviations = np.sqrt(20_000 * expected * (1 - expected))
-    assert np.all(abs(counts - 20_000 * expected) < 4 * deviations)
-
-
-def test_initializers_ask_lapack_for_one_matrix_at_a_time(material):
+def test_initializers_ask_lapack_for_one_matrix_at_a_time():
     # Several in one call can hang, see `train._parameters`.
-    seeds, task = np.arange(2 * len(jax.devices())), chorales.task(_small("value"))
-    text = _parameters.lower(task, seeds, material.arrays).as_text()
+    group = _group("value")
+    seeds = np.arange(2 * len(jax.devices()))
+    text = train._parameters.lower(_task(group), seeds, _material(group).arrays).as_text()
     shapes = re.findall(r"custom_call @lapack_\w+\(.*: \(tensor<([\dx]+)xf32>", text)
     assert shapes and all(shape.count("x") == 1 for shape in shapes), shapes
 
 
-# The store
+def test_all_blocks_and_stages_of_a_group_share_one_compilation():
+    group = _group("value", learning_rates=(0.1, 1.0), seeds=15, held_out=2, updates=7)
+    before = train._advance._cache_size()
+    table = runner.compute(group, None)
+    assert train._advance._cache_size() == before + 1
+    assert len(table) == group.runs == 34
 
 
-def _table(number=1.0):
-    return pa.table({"x": [number] * 1000})
+@pytest.mark.parametrize("updates", [1, 7, 16, 60, 240, 810])
+def test_chunks_are_of_one_size_and_give_all_updates(updates):
+    size = train.chunk_size(updates)
+    assert updates % size == 0 and (updates // size <= 16)
 
 
-def test_store_gives_back_what_was_saved(tmp_path):
-    store = Store(tmp_path)
-    assert store.load("a") is None
-    store.save("a", _table())
-    assert Store(tmp_path).load("a") == _table()
-    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+# Groups
 
 
-@pytest.mark.parametrize("harm", ["cut", "flip", "other", "empty"])
-def test_a_damaged_file_is_set_aside_and_named(harm, tmp_path):
-    said = []
-    store = Store(tmp_path, said.append)
-    store.save("a", pa.table({"x": np.random.default_rng(0).normal(size=1000)}))
-    path = store.path("a")
-    whole = path.read_bytes()
-    middle = len(whole) // 2
-    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-    store.save("b", _table())
-    other = store.path("b").read_bytes()
-    path.write_bytes({"cut": whole[:-9], "flip": flipped, "other": other, "empty": b""}[harm])
-    assert store.load("a") is None
-    assert not path.exists() and len(list(tmp_path.glob("a.damaged-*"))) == 1
-    assert len(said) == 1 and "a.damaged-" in said[0] and "\n" not in said[0]
+def test_held_out_seeds_try_the_best_square_and_the_best_default():
+    group = _group("value", tune=True, learning_rates=(0.01, 0.1, 1.0), seeds=2, held_out=3)
+    table = runner.compute(group, None)
+    assert len(table) == group.runs == 5 * 3 * 2 + 6 or len(table) == 4 * 3 * 2 + 6
+    rows = table.drop_columns(list(runner.CURVES)).to_pylist()
+    squares = {}
+    for row in rows[: group.grid]:
+        squares.setdefault((row["arguments"], row["learning_rate"]), []).append(row["valid"])
+    medians = {key: np.median(values) for key, values in squares.items()}
+    default = rows[0]["arguments"]
+    best = min(medians, key=medians.__getitem__)
+    plain = min((key for key in medians if key[0] == default), key=medians.__getitem__)
+    for stage, expected in (("chosen", best), ("default", plain)):
+        part = [row for row in rows[group.grid :] if row["stage"] == stage]
+        assert [(row["arguments"], row["learning_rate"]) for row in part] == [expected] * 3
+        assert [row["seed"] for row in part] == [2, 3, 4]
 
 
-def test_writers_and_readers_at_the_same_time_see_whole_files(tmp_path):
-    store, seen = Store(tmp_path, lambda line: seen.append(line)), []
-    threads = [
-        threading.Thread(target=lambda: [store.save("a", _table()) for _ in range(20)])
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        table = store.load("a")
-        assert table is None or len(table) == 1000
-    assert not seen and [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
-
-
-def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(handle):
-        raise OSError(28, "No space left on device")
-
-    store = Store(tmp_path)
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="the disk is full"):
-        store.save("a", _table())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_key_depends_on_settings_data_and_versions():
-    group = _small("none")
-    other = dataclasses.replace(group, seeds=(1,))
-    parts = [("a", "b"), ("ab", ""), (config.to_json(group), "b"), (config.to_json(other), "b")]
-    assert len({config.fingerprint(*part) for part in parts}) == 4
+def test_key_depends_on_settings_and_not_on_how_they_were_asked_for():
+    group = _group("none")
+    assert runner.key(group, None) == runner.key(_group("none"), None)
+    others = [_group("value"), _group("none", seeds=2), _group("none", updates=7)]
+    assert len({runner.key(each, None) for each in [group, *others]}) == 4
+    parts = [("a", "b"), ("ab", ""), (config.to_json(group), "b")]
+    assert len({config.fingerprint(*part) for part in parts}) == 3
 
 
 # Progress
 
 
 def test_progress_prints_plain_lines_without_a_terminal(tmp_path):
-    group = _small("none", (0.1, 1.0))
+    group = _group("none", learning_rates=(0.1, 1.0))
     with (tmp_path / "out").open("w+") as file:
         console = Console(file=file, highlight=False, markup=False, width=200)
         progress = Progress([group] * 3, console)
         with progress.shown():
-            progress.reuse("first", group, 0)
-            progress.start("second")
-            advance = progress.steps_of(group)
-            advance(2)
-            advance(4)
-            progress.finish("second", group, 1)
+            progress.reuse(group, Outcome(0, 9.5))
+            progress.start(group)
+            advance = progress.advance(group)
+            advance(1)
+            assert 0 < progress.left() < 1
+            advance(1)
+            progress.finish(group, Outcome(1, 9.25))
         file.seek(0)
         lines = file.read().splitlines()
-    assert lines[0] == "[1/3]  first (already there): 2 runs"
-    assert re.fullmatch(r"\[2/3, 0:0\d left\]  second: 2 runs, 1 failed", lines[1])
-    assert progress.done == pytest.approx(progress.work / 3)
-    assert clock(59.2) == "1:00" and clock(0) == "0:00"
+    assert lines[0] == "[1/3]  chorales/tanh none (already there): 2 runs, best 9.5"
+    second = r"\[2/3, 0:0\d left\]  chorales/tanh none: 2 runs, 1 failed, best 9.25"
+    assert re.fullmatch(second, lines[1])
+    assert progress.done == pytest.approx(work(group)) == pytest.approx(progress.work / 3)
+    assert clock(59.2) == "1:00" and clock(0) == "0:00" and clock(3661) == "1:01:01"
