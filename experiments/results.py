@@ -1,8 +1,8 @@
-"""Runs read back from a table, and what the page says of a set of runs with equal settings."""
+"""Runs read back from a table, looked up by what they have in common."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -12,11 +12,15 @@ import pyarrow as pa
 Run = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One square of the grid: the seeds of one clipper, cell and learning rate."""
+class Square:
+    """Runs that differ in their seed alone.
 
-    runs: tuple[Run, ...]
+    Args:
+        runs: the runs, at least one.
+    """
+
+    def __init__(self, runs: Iterable[Run]):
+        self.runs = tuple(runs)
 
     @property
     def failures(self) -> int:
@@ -30,67 +34,157 @@ class Cell:
 
     def median(self, column: str) -> float:
         """Median over seeds; a value that is not finite counts as the largest."""
-        return median(_ordered(run[column] for run in self.runs))
+        return median(self._ordered(column))
 
     def extent(self, column: str) -> tuple[float, float]:
         """Smallest and largest value over seeds."""
-        values = _ordered(run[column] for run in self.runs)
+        values = self._ordered(column)
         return values[0], values[-1]
 
+    def _ordered(self, column: str) -> list[float]:
+        values = (run[column] for run in self.runs)
+        return sorted(value if math.isfinite(value) else math.inf for value in values)
 
-def _ordered(values: Iterable[float]) -> list[float]:
-    return sorted(value if math.isfinite(value) else math.inf for value in values)
 
+class Runs:
+    """Runs of a table, in its order, as dictionaries without the curves.
 
-class Study:
-    """The runs of a table, by role, cell, clipper and learning rate, in the order of the table."""
+    Each has a further key `row`: its number in the table.
 
-    def __init__(self, table: pa.Table):
-        scalars = [name for name in table.column_names if not pa.types.is_list(table[name].type)]
-        runs = table.select(scalars).to_pylist()
-        self.runs: list[Run] = [run | {"row": row} for row, run in enumerate(runs)]
-        self.study = [run for run in self.runs if run["role"] == "study"]
-        self.reference = [run for run in self.runs if run["role"] == "reference"]
-        self.cells = _distinct(run["cell"] for run in self.study)
-        self.labels = _distinct(run["label"] for run in self.study)
-        self.rates = sorted({run["learning_rate"] for run in self.study})
+    Args:
+        table: the runs.
+        rows: those of `table` to hold; None means all.
+    """
+
+    def __init__(self, table: pa.Table, rows: Sequence[Run] | None = None):
         self._table = table
+        self._rows = _read(table) if rows is None else rows
 
-    def at(self, cell: str, label: str, rate: float) -> Cell:
-        """One square of the grid."""
-        want = (cell, label, rate)
-        return Cell(
-            tuple(r for r in self.study if (r["cell"], r["label"], r["learning_rate"]) == want)
-        )
+    def __len__(self) -> int:
+        return len(self._rows)
 
-    def row(self, cell: str, label: str) -> list[Cell]:
-        """The squares of one clipper, by learning rate."""
-        return [self.at(cell, label, rate) for rate in self.rates]
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._rows)
+
+    @cached_property
+    def _by_place(self) -> dict[str, "Runs"]:
+        groups = _grouped(self._rows, "task", "variant")
+        return {"/".join(key): Runs(self._table, rows) for key, rows in groups.items()}
+
+    @cached_property
+    def _by_method(self) -> dict[tuple[str, ...], list[Run]]:
+        return _grouped(self._rows, "method", "stage")
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What the table says of itself: its metadata."""
+        metadata = self._table.schema.metadata or {}
+        return {key.decode(): value.decode() for key, value in metadata.items()}
+
+    def where(self, **equal: Any) -> "Runs":
+        """The runs whose columns have these values."""
+        if {"task", "variant"} <= set(equal):
+            place = f"{equal.pop('task')}/{equal.pop('variant')}"
+            return self.at(place).where(**equal)
+        rows = self._by(equal.pop("method", None), equal.pop("stage", None))
+        kept = (run for run in rows if all(run[name] == value for name, value in equal.items()))
+        return Runs(self._table, list(kept))
+
+    def _by(self, method: str | None, stage: str | None) -> Sequence[Run]:
+        if method is None and stage is None:
+            return self._rows
+        groups = [
+            rows
+            for key, rows in self._by_method.items()
+            if method in (None, key[0]) and stage in (None, key[1])
+        ]
+        return sorted((run for rows in groups for run in rows), key=lambda run: run["row"])
+
+    def at(self, place: str) -> "Runs":
+        """The runs of one variant of a task, `TASK/VARIANT`."""
+        return self._by_place.get(place) or Runs(self._table, [])
+
+    @property
+    def places(self) -> list[str]:
+        """Variants of tasks, `TASK/VARIANT`."""
+        return list(self._by_place)
+
+    def distinct(self, *columns: str) -> list[Any]:
+        """Values of a column, or combinations of several, each once, in the order of the table."""
+        if len(columns) == 1:
+            return list(dict.fromkeys(run[columns[0]] for run in self))
+        return list(dict.fromkeys(tuple(run[name] for name in columns) for run in self))
+
+    @property
+    def rates(self) -> list[float]:
+        """Learning rates from the smallest."""
+        return sorted(self.distinct("learning_rate"))
+
+    def square(self, **equal: Any) -> Square:
+        """The runs whose columns have these values, as one square."""
+        return Square(self.where(**equal))
 
     def curve(self, run: Run, name: str) -> np.ndarray:
-        """A curve of a run over its steps."""
-        return np.asarray(self._table[name][run["row"]].as_py(), float)
+        """A curve of a run over its updates."""
+        return np.asarray(self._table[name][run["row"]].values.to_numpy(False), float)
 
 
-def _distinct(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
+def _grouped(rows: Sequence[Run], *columns: str) -> dict[tuple[str, ...], list[Run]]:
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in rows:
+        groups.setdefault(tuple(run[name] for name in columns), []).append(run)
+    return groups
+
+
+def _read(table: pa.Table) -> list[Run]:
+    scalars = [name for name in table.column_names if not pa.types.is_list(table[name].type)]
+    rows = table.select(scalars).to_pylist()
+    return [run | {"row": number} for number, run in enumerate(rows)]
+
+
+def best(runs: Runs) -> Square:
+    """The arguments and learning rate with the lowest median validation score."""
+    keys = runs.distinct("arguments", "learning_rate")
+    squares = [runs.square(arguments=arguments, learning_rate=rate) for arguments, rate in keys]
+    return min(squares, key=lambda square: square.median("valid"))
+
+
+def title(run: Run) -> str:
+    """A run in words."""
+    value = "" if math.isnan(run["value"]) else f" {run['value']:g}"
+    where = f"{run['task']}/{run['variant']}, learning rate {run['learning_rate']:g}"
+    return f"{run['method']}{value} ({where}, seed {run['seed']})"
 
 
 COLUMNS = {
-    "task, role": "which study; `reference` marks the reference model",
-    "clipper, arguments, label": "name, arguments as JSON, and both as the page writes them",
-    "cell, width, optimizer": "the model's cell and hidden units; SGD with momentum, or Adam",
-    "updates, batch, length": "optimizer steps, sequences an update, predicted steps a sequence",
-    "seed, learning_rate": "initial parameters and batches; peak of the half cosine",
-    "valid_nll, test_nll": "nats per step on whole chorales, last parameters",
-    "train_loss": "mean loss of the last tenth of the updates, nats per step",
-    "failed": "a score that is not finite or worse than independent keys",
+    "part": "why the run was made: `study`, `leaderboard` or the name of a claim",
+    "study": "what was asked for in that part, as JSON",
+    "task": "name of the task",
+    "variant": "how the task was posed",
+    "method": "name of the clipper",
+    "stage": "`grid`: arguments and learning rates compared; `chosen`: further seeds at the best "
+    "median validation score of the grid; `default`: the same with the default arguments",
+    "arguments": "numbers the method was called with, as JSON",
+    "value": "its main argument as tuned: a number, or a multiple of the task's usual gradient "
+    "norm; NaN where it has none",
+    "learning_rate": "peak of the schedule",
+    "seed": "fixes the initial parameters and all batches",
+    "valid": "validation score of the last parameters; lower is better",
+    "test": "test score of the last parameters; lower is better",
+    "train_loss": "mean loss of the last tenth of the updates",
+    "failed": "a score that is not finite or above the task's floor",
+    "floor": "test score above which a run has failed",
+    "trivial": "test score of a model that has learnt nothing",
     "clip_share": "share of the steps with a finite gradient that were clipped",
     "spike_score": "share of steps, from the 50th on, whose loss lies 10 standard deviations "
     "above the mean of up to 1,000 losses before it",
-    "seconds": "wall-clock seconds a run, compilation included; the one column that differs "
-    "from time to time",
-    "versions, data_hash": "packages, machine and source as JSON; sha256 of the data",
-    "loss, norm, threshold, clipped": "curves over the updates: loss, gradient norm and "
-    "threshold as the clipper measured them, and whether the step was clipped",
+    "seconds": "wall-clock seconds a run, compilation included; differs from time to time",
+    "step_seconds": "seconds an update of a run, without compilation; differs from time to time",
+    "settings": "model, optimizer, schedule and updates, as JSON",
+    "versions": "packages, machine and source, as JSON",
+    "data_hash": "sha256 of the data",
+    "loss": "training loss at each update",
+    "norm": "L2 norm of the whole gradient at each update, before clipping",
+    "threshold": "threshold at each update, as the clipper measures it",
+    "clipped": "whether each update was clipped",
 }

@@ -1,0 +1,132 @@
+"""Claims of the literature that can be tried on this scale."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from experiments import judges
+from experiments.config import Study
+from experiments.errors import UserError
+from experiments.judges import Answer
+from experiments.results import Runs
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim and how it is tried.
+
+    Attributes:
+        name: what tables and addresses call it.
+        says: the claim.
+        source: authors, title, year and link.
+        study: the runs that decide.
+        differs: how these runs differ from those of the source.
+        judge: from the runs of the study to an answer, or None where some that decide are missing.
+    """
+
+    name: str
+    says: str
+    source: str
+    study: Study
+    differs: str
+    judge: Callable[[Runs], Answer | None]
+
+    def answer(self, runs: Runs) -> Answer | None:
+        """What the runs of a table that were made for this claim say, if there are enough."""
+        return self.judge(runs.where(part=self.name, stage="grid"))
+
+
+def find(name: str) -> Claim:
+    """The claim of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    for claim in ALL:
+        if claim.name == name:
+            return claim
+    raise UserError(f"unknown claim {name}; there are {', '.join(claim.name for claim in ALL)}")
+
+
+_PASCANU = (
+    "Pascanu, Mikolov, Bengio, On the difficulty of training recurrent neural networks, ICML 2013, "
+    "https://arxiv.org/abs/1211.5063"
+)
+ALL = (
+    Claim(
+        "clipped_gd",
+        "Where the curvature grows with the gradient, gradient descent needs a number of "
+        "iterations that grows with the gradient at the start; clipped gradient descent does not.",
+        "Zhang, He, Sra, Jadbabaie, Why gradient clipping accelerates training: a theoretical "
+        "justification for adaptivity, ICLR 2020, https://arxiv.org/abs/1905.11881",
+        Study(("clipped_gd",), ("none", "global_norm"), seeds=5, tune=True),
+        "The paper proves bounds over a whole class of functions; here both descend one function "
+        "of that class, each with the best of several learning rates and thresholds.",
+        judges.clipped_gd,
+    ),
+    Claim(
+        "memory",
+        "The longer the sequences, the more clipping decides whether a recurrent net learns the "
+        "temporal order of two symbols.",
+        f"{_PASCANU}, Figure 7",
+        Study(
+            tuple(
+                f"temporal_order/length {variant}"
+                for variant in ("20", "30", "50", "20, omega", "20, cotangent")
+            ),
+            ("none", "global_norm"),
+            seeds=5,
+        ),
+        "Far fewer updates (the paper allows 5 million) and shorter sequences; both sides have "
+        "the best of the same learning rates, where the paper has one.",
+        judges.memory,
+    ),
+    Claim(
+        "autoclip",
+        "Of the percentiles of all norms so far, 1 or 10 is the best threshold and 100, which is "
+        "off, the worst.",
+        "Seetharaman, Wichern, Pardo, Le Roux, AutoClip: adaptive gradient clipping for source "
+        "separation networks, MLSP 2020, https://arxiv.org/abs/2007.14469, Table 1",
+        Study(
+            ("characters/lstm", "chorales/tanh"),
+            ("autoclip",),
+            tune=True,
+            values=(0.0, 1.0, 10.0, 25.0, 50.0, 90.0, 100.0),
+        ),
+        "The paper separates voices with four bidirectional LSTM layers and one learning rate of "
+        "Adam; here small nets predict characters and chords, each percentile at its best "
+        "learning rate.",
+        judges.autoclip,
+    ),
+    Claim(
+        "zclip",
+        "ZClip trains over a wider range of learning rates than a fixed threshold, and better at "
+        "the highest.",
+        "Kumar, Owen, Chowdhury, Güra, ZClip: adaptive spike mitigation for LLM pre-training, "
+        "2025, https://arxiv.org/abs/2504.02507",
+        Study(("characters/transformer",), ("none", "global_norm", "autoclip", "zclip")),
+        "The paper trains a LLaMA of a billion parameters on 50 billion tokens; here a "
+        "transformer of two layers predicts characters, with the default arguments.",
+        judges.zclip,
+    ),
+    Claim(
+        "adagc",
+        "AdaGC leaves fewer spikes of the loss than clipping by the global norm, by value or by "
+        "ZClip.",
+        "Wang, Li, Chen, Zeng, Yang, Yu, Ma, Shen, AdaGC: enhancing LLM pretraining stability via "
+        "adaptive gradient clipping, ICML 2026, https://arxiv.org/abs/2502.11034",
+        Study(("characters/transformer, bad batches",), ("global_norm", "value", "zclip", "adagc")),
+        "The paper trains language models of billions of parameters, whose spikes come by "
+        "themselves; here bad batches are put into the text of a small transformer. Each method "
+        "is shown at its best learning rate.",
+        judges.adagc,
+    ),
+    Claim(
+        "range",
+        "Clipping widens the range of learning rates at which a recurrent net trains.",
+        f"A rule of thumb, told since {_PASCANU}",
+        Study(("chorales/tanh", "chorales/lstm"), ("none", "global_norm"), tune=True),
+        "A rule of thumb has no grid to compare with. Here the widest range over several "
+        "thresholds counts, which favours clipping.",
+        judges.learning_rates,
+    ),
+)
