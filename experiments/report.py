@@ -1,208 +1,244 @@
-"""The page: one self-contained file, and a figure that stands alone."""
+"""The page: a static site in a folder, one self-contained file, and a summary for the terminal."""
 
 import json
 import math
-import time
+import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
-import numpy as np
+import markupsafe
 import pyarrow as pa
+import vl_convert
 from rich.table import Table
 
-from experiments import figures, findings
-from experiments.clippers import LEGEND
-from experiments.results import COLUMNS, Cell, Run, Study
+from experiments import charts
+from experiments.families import FAMILIES
+from experiments.pages import board, claims, methods, record, tasks, thresholds
+from experiments.pages.content import Content, Tried, look, told, valued
+from experiments.pages.tables import Cell, score, share
+from experiments.standings import Leaderboard
 from experiments.store import write_whole
 
-_TEMPLATE = Path(__file__).parent / "report.html.j2"
-_FIGURE = "chorales"
+_TEMPLATES = Path(__file__).parent / "templates"
+_PLACES = {
+    "gradient": "the gradient, before the optimizer sees it",
+    "update": "the optimizer's update",
+    "optimizer": "around the optimizer",
+}
+
+
+class Page(NamedTuple):
+    """A page.
+
+    Attributes:
+        id: its address.
+        title: what the browser calls it.
+        menu: address of the entry of the menu that it belongs to.
+        template: what renders it.
+        values: what the template reads.
+    """
+
+    id: str
+    title: str
+    menu: str
+    template: str
+    values: dict[str, Any]
 
 
 def write(table: pa.Table, out: Path) -> Path:
-    """Write `report.html` and the figure into a folder and return the path of the page.
+    """Write the site into `out/site` and all its pages as one file, `out/report.html`.
 
     Args:
-        table: the runs, with the command and the floors in its metadata.
-        out: the folder.
+        table: the runs, with the command in its metadata.
+        out: the folder of `runs.parquet`, which the pages link to.
+
+    Returns:
+        The path of the one file.
     """
-    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    study, floors = Study(table), json.loads(about["floors"])
-    page = _render(study, floors, about)
-    write_whole(out / "report.html", lambda file: file.write(page.encode()))
-    figures.save_overview(study, floors["valid"], out / _FIGURE)
+    content = Content(table)
+    pages = list(_pages(content))
+    same = _same(content, pages)
+    site = out / "site"
+    site.mkdir(parents=True, exist_ok=True)
+    files = _site(pages, same)
+    for name, text in files.items():
+        _put(site / name, text)
+    for old in set(site.glob("*.html")) - {site / name for name in files}:
+        old.unlink()
+    _put(out / "report.html", _single(pages, same))
     return out / "report.html"
 
 
-def _render(study: Study, floors: dict[str, float], about: dict[str, str]) -> str:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["score"] = score
-    floor = floors["valid"]
-    return environment.from_string(_TEMPLATE.read_text()).render(
-        names=figures.NAMES,
-        study=study,
-        floors=floors,
-        findings=findings.findings(study),
-        facts=_facts(study, about),
-        legend=[_legend(label) for label in study.labels],
-        grids=[_grid(study, cell, floor) for cell in study.cells],
-        panels={c: [_panel(study, c, label, floor) for label in study.labels] for c in study.cells},
-        overviews=[figures.overview(study, cell, floor) for cell in study.cells],
-        curves=_curves(study),
-        reference=sorted(study.reference, key=lambda run: run["seed"]),
-        reference_test=Cell(tuple(study.reference)).median("test_nll"),
-        first=study.study[0],
-        columns=COLUMNS,
+def _site(pages: list[Page], same: dict[str, Any]) -> dict[str, str]:
+    """Files of the site by name."""
+    files = {f"{_address(page, pages)}.html": _site_page(page, pages, same) for page in pages}
+    assets = {name: _asset(name) for name in ("page.js", "style.css")}
+    return {**files, **assets, "charts.js": _bundle()}
+
+
+def _put(path: Path, text: str) -> None:
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def _pages(content: Content) -> Iterator[Page]:
+    if content.board:
+        yield _leaderboard(content, content.board)
+    yield Page("tasks", "Tasks", "tasks", "tasks", {"index": tasks.index(content)})
+    for name in content.tasks:
+        values = {"name": name, "told": told(name), "variants": tasks.variants(content, name)}
+        yield Page(f"task-{name}", told(name).title, "tasks", "task", values)
+    yield Page("methods", "Methods", "methods", "methods", {"index": methods.index(content)})
+    for name in content.methods:
+        yield Page(f"method-{name}", name, "methods", "method", _method(content, name))
+    if shown := claims.shown(content):
+        yield Page("claims", "Claims", "claims", "claims", {"claims": shown})
+    yield Page("reading", "How to read this", "reading", "reading", {"families": FAMILIES})
+    yield Page("record", "Record", "record", "record", _record(content))
+
+
+def _leaderboard(content: Content, found: Leaderboard) -> Page:
+    values = {
+        "lead": board.lead(content),
+        "standings": board.table(content.standings),
+        "figures": board.figures(content, found),
+        "by_task": board.by_task(content, found),
+        "tasks": [(name, told(name).title) for name in content.tasks],
+    }
+    return Page("leaderboard", "Leaderboard", "leaderboard", "leaderboard", values)
+
+
+def _method(content: Content, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "row": look(name),
+        "family": FAMILIES[look(name).family].meaning,
+        "said": methods.said(name),
+        "call": methods.call(content, name),
+        "arguments": methods.arguments(name),
+        "places": _PLACES,
+        "summary": methods.summary(content, name),
+        "outcomes": methods.outcomes(content, name),
+        "figures": thresholds.figures(content, name),
+        "by_value": methods.by_value(content, name),
+        "own": methods.records(content, name),
+        "command_line": content.facts["command"],
+    }
+
+
+def _record(content: Content) -> dict[str, Any]:
+    return {
+        "versions": record.versions(content),
+        "data": record.data(content),
+        "columns": record.columns(),
+    }
+
+
+def _same(content: Content, pages: list[Page]) -> dict[str, Any]:
+    """What all templates read."""
+    there = {page.id for page in pages}
+    return {
+        "content": content,
+        "facts": record.facts(content),
+        "menu": [(page.id, page.title) for page in pages if page.id == page.menu],
+        "home": pages[0].id,
+        "known": there.__contains__,
+        "themes": {name: charts.theme(name) for name in ("light", "dark")},
+    }
+
+
+def _address(page: Page, pages: list[Page]) -> str:
+    return "index" if page is pages[0] else page.id
+
+
+def _site_page(page: Page, pages: list[Page], same: dict[str, Any]) -> str:
+    addresses = {other.id: f"{_address(other, pages)}.html" for other in pages}
+    same = same | {"link": addresses.__getitem__, "records": "../runs.parquet"}
+    return _rendered("site", same | {"page": page, "body": _body(page, same)})
+
+
+def _single(pages: list[Page], same: dict[str, Any]) -> str:
+    same = same | {"link": "#{}".format, "records": "runs.parquet"}
+    assets = {"style": _asset("style.css"), "script": _asset("page.js"), "bundle": _bundle()}
+    bodies = [(page, _body(page, same)) for page in pages]
+    return _rendered("single", same | {"pages": bodies} | assets)
+
+
+def _body(page: Page, same: dict[str, Any]) -> markupsafe.Markup:
+    return _rendered(page.template, same | {"page": page} | page.values)
+
+
+def _rendered(template: str, values: dict[str, Any]) -> markupsafe.Markup:
+    found = _environment().get_template(f"{template}.html.j2")
+    return markupsafe.Markup(found.render(values))
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
+    environment.filters |= {"json": _json, "key": _key, "prose": _prose}
+    return environment
 
 
-def _facts(study: Study, about: dict[str, str]) -> dict[str, Any]:
-    versions = json.loads(study.runs[0]["versions"])
-    return {
-        "runs": len(study.runs),
-        "failed": sum(run["failed"] for run in study.study),
-        "seconds": int(about["seconds"]),
-        "command": about["command"],
-        "finished": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(int(about["finished"]))),
-        "machine": versions.pop("machine"),
-        "source": versions.pop("source"),
-        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
-        "data_hash": study.runs[0]["data_hash"],
-    }
+def _json(value: Any) -> markupsafe.Markup:
+    """JSON that a script element may hold."""
+    return markupsafe.Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))
 
 
-def _legend(label: str) -> dict[str, Any]:
-    row = LEGEND[label]
-    pairs = ", ".join(f"{key} = {value:g}" for key, value in row.arguments.items())
-    return {"label": label, "row": row, "arguments": pairs or "no clipping"}
+def _key(cell: Cell) -> str:
+    """What a cell is sorted by, in the words of JavaScript; empty comes last."""
+    if cell.key is None:
+        return cell.text
+    return "" if math.isnan(cell.key) else str(cell.key).replace("inf", "Infinity")
 
 
-def _panel(study: Study, cell: str, label: str, floor: float) -> dict[str, str]:
-    return {"label": label, "svg": figures.rate_panel(study, cell, label, floor)}
+def _prose(text: str) -> markupsafe.Markup:
+    """Text with code between backticks and links."""
+    safe = str(markupsafe.escape(text))
+    linked = re.sub(r"(https?://[^\s,)]+[^\s,).])", r'<a href="\1">\1</a>', safe)
+    return markupsafe.Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", linked))
 
 
-def _grid(study: Study, cell: str, floor: float) -> dict[str, Any]:
-    scores = [s.median("valid_nll") for label in study.labels for s in study.row(cell, label)]
-    best = min(scores)
-    rows = [
-        {
-            "label": label,
-            "color": LEGEND[label].color,
-            "squares": [_square(s, best, floor) for s in study.row(cell, label)],
-        }
-        for label in study.labels
-    ]
-    return {"cell": cell, "rows": rows}
+@cache
+def _asset(name: str) -> str:
+    return (_TEMPLATES / name).read_text()
 
 
-def _square(square: Cell, best: float, floor: float) -> dict[str, Any]:
-    middle = square.median("valid_nll")
-    good = (floor - middle) / (floor - best) if middle < floor else 0.0
-    low, high = square.extent("valid_nll")
-    return {
-        "median": middle,
-        "low": low,
-        "high": high,
-        "best": middle == best,
-        "shade": round(60 * max(good, 0) ** 2),
-        "failures": square.failures,
-        "runs": len(square.runs),
-        "clipped": square.median("clip_share"),
-        "spikes": square.median("spike_score"),
-        "test": square.median("test_nll"),
-    }
-
-
-def score(value: float) -> str:
-    """A score in as few signs as it needs; a failed run's may be astronomical or not finite."""
-    if not math.isfinite(value):
-        return "not finite"
-    return f"{value:.2f}" if value < 1000 else f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
-
-
-def _curves(study: Study) -> list[dict[str, Any]]:
-    """Three runs of a cell with the same learning rate and seed: exploding, calm, chasing."""
-    return [made for cell in study.cells if (made := _cell_curves(study, cell))]
-
-
-def _cell_curves(study: Study, cell: str) -> dict[str, Any] | None:
-    chosen = choose_curves(study, cell)
-    if not chosen:
-        return None
-    runs = list(chosen.values())
-    spans = figures.curve_spans(study, runs)
-    shown = [
-        {
-            "role": role,
-            "title": figures.title(run),
-            "run": run,
-            "svg": figures.curves(study, run, spans),
-        }
-        for role, run in chosen.items()
-    ]
-    return {"cell": cell, "runs": shown}
-
-
-def choose_curves(study: Study, cell: str) -> dict[str, Run]:
-    """An exploding run, a calm one and a clipped one that failed, of the same rate and seed.
-
-    The learning rate is the smallest at which some run explodes and another does not fail; where
-    there is none, there is nothing to choose and the dict is empty.
-    """
-    for rate, seed in sorted({(r["learning_rate"], r["seed"]) for r in study.study}):
-        here = [run for run in study.study if _is_at(run, cell, rate, seed)]
-        calm = [run for run in here if not run["failed"]]
-        lost = [run for run in here if run["failed"] and exploded(study.curve(run, "loss"))]
-        if calm and lost:
-            return _roles(calm, lost)
-    return {}
-
-
-def _is_at(run: Run, cell: str, rate: float, seed: int) -> bool:
-    return (run["cell"], run["learning_rate"], run["seed"]) == (cell, rate, seed)
-
-
-def exploded(losses: np.ndarray) -> bool:
-    """Whether a loss rose to twice its start or was not finite."""
-    return bool(not np.isfinite(losses).all() or losses.max() > 2 * losses[0])
-
-
-def _roles(calm: list[Run], lost: list[Run]) -> dict[str, Run]:
-    plain = [run for run in lost if run["label"] == "none"]
-    exploding = plain[0] if plain else max(lost, key=_badness)
-    chosen = {"exploding": exploding, "calm": min(calm, key=_badness)}
-    others = [run for run in lost if run is not exploding and run["label"] != "none"]
-    worst = {"clipped, exploding all the same": max(others, key=_badness)} if others else {}
-    return chosen | worst
-
-
-def _badness(run: Run) -> float:
-    value = run["valid_nll"]
-    return value if math.isfinite(value) else math.inf
+@cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed, as a script without dependencies."""
+    return vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue]
 
 
 def summary(table: pa.Table) -> Table:
-    """The best square of each clipper and cell, for the terminal."""
-    study = Study(table)
-    shown = Table(
-        title="best learning rate by validation, medians over seeds", title_justify="left"
-    )
-    for name in ("cell", "clipper", "rate", "valid", "test", "clipped", "failed runs"):
-        shown.add_column(name, justify="left" if name in ("cell", "clipper") else "right")
-    for cell in study.cells:
-        for label in study.labels:
-            shown.add_row(cell, label, *_summary_row(study, cell, label))
+    """The best learning rate of each method on each variant by validation, for the terminal."""
+    title = "best learning rate by validation, medians over seeds of the grid"
+    shown = Table(title=title, title_justify="left")
+    for name in ("task", "method", "argument", "rate", "valid", "test", "clipped", "failed runs"):
+        words = name in ("task", "method", "argument")
+        shown.add_column(name, justify="left" if words else "right")
+    content = Content(table)
+    for place in content.places:
+        for name, tried in content.tried[place].items():
+            shown.add_row(place, name, *_summary_row(name, tried))
     return shown
 
 
-def _summary_row(study: Study, cell: str, label: str) -> list[str]:
-    rate, square = findings.best(study, cell, label)
-    row = study.row(cell, label)
+def _summary_row(name: str, tried: Tried) -> list[str]:
+    run = tried.best.runs[0]
     return [
-        f"{rate:g}",
-        score(square.median("valid_nll")),
-        score(square.median("test_nll")),
-        f"{square.median('clip_share'):.0%}",
-        f"{sum(s.failures for s in row)} of {sum(len(s.runs) for s in row)}",
+        valued(name, run["value"]),
+        f"{run['learning_rate']:g}",
+        score(tried.best.median("valid")),
+        score(tried.best.median("test")),
+        share(tried.best.median("clip_share")),
+        tried.failures,
     ]

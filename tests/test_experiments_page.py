@@ -1,164 +1,303 @@
-"""The findings and the page, on runs made up so that the answer is known."""
+"""What the pages say, and the summary for the terminal, on runs made up so that it is known."""
 
-import html
+import io
+import itertools
 import json
+import math
 import re
-import shutil
-import subprocess
-import tempfile
 
+import altair as alt
+import made_up_runs as made_up
 import numpy as np
-import pyarrow as pa
 import pytest
+import vl_convert
+from rich.console import Console
 
-from experiments import clippers, findings, report
-from experiments.results import Study
+from experiments import charts, report, results, suggest
+from experiments.pages import board, content, methods, rates, tables, tasks, thresholds, traces
+from experiments.pages.content import Content
+from experiments.results import Runs
 
-
-def _made_up(seeds=3):
-    rates = [0.1, 1.0, 10.0]
-    known = {
-        "none": [9.5, 12.0, np.nan],
-        "global_norm(1)": [9.5, 9.0, 11.8],
-        "global_norm(0.3)": [9.9, 9.2, 9.1],
-        "adaptive": [9.5, 9.4, 40.0],
-    }
-    rows = [
-        _made_up_row(label, rate, seed, value)
-        for label, values in known.items()
-        for rate, value in zip(rates, values, strict=True)
-        for seed in range(seeds)
-    ]
-    reference = _made_up_row("global_norm(1)", 0.015, 0, 8.4)
-    rows.append(reference | {"role": "reference", "cell": "lstm", "optimizer": "adam"})
-    about = {"command": "python -m experiments chorales --clippers '<b>'", "seconds": "75"}
-    about |= {"finished": "0", "floors": json.dumps({"valid": 11.29, "test": 11.45})}
-    return pa.Table.from_pylist(rows).replace_schema_metadata(about)
+PLACE = "chorales/tanh"
+COMMAND = "python -m experiments leaderboard --out '<b>'"
 
 
-def _made_up_row(label, rate, seed, value):
-    row = clippers.LEGEND[label]
-    lost = not value < 11.29
-    loss = np.linspace(11, value, 60) if np.isfinite(value) else np.full(60, np.nan)
-    return {
-        "task": "chorales", "role": "study", "clipper": row.name, "label": label, "cell": "tanh",
-        "arguments": json.dumps(row.arguments), "width": 8, "optimizer": "momentum",
-        "updates": 60, "batch": 4, "length": 16, "seed": seed, "learning_rate": rate,
-        "valid_nll": value + 0.01 * seed, "test_nll": value + 0.1 + 0.01 * seed,
-        "train_loss": value, "failed": lost, "clip_share": 0.05 if label != "none" else 0.0,
-        "spike_score": 0.0, "seconds": 1.0, "data_hash": "d" * 64,
-        "versions": json.dumps({"jax": "1", "machine": "a machine", "source": "s"}),
-        "loss": loss, "norm": np.full(60, 5e3 if lost else 1.0), "clipped": np.zeros(60, bool),
-        "threshold": np.full(60, 1e3 if lost else 1.0) if label != "none" else np.full(60, np.inf),
-    }  # fmt: skip
+def example():
+    """A leaderboard, the runs of one claim, and some of those of another."""
+    rows = made_up.example().to_pylist()
+    for value, usable in ((math.nan, 1), (0.1, 2)):
+        method = "none" if math.isnan(value) else "global_norm"
+        scores = [9.0] * usable + [99.0] * (3 - usable)
+        rows += made_up.grid("chorales/lstm", method, scores, part="range", value=value)
+    rows += made_up.grid("characters/transformer", "none", [9.0] * 3, part="zclip")
+    return made_up.table(rows, command=COMMAND)
 
 
-def test_findings_follow_the_numbers():
-    study = Study(_made_up())
-    assert findings.decades(study, "tanh", "none") == 0
-    assert findings.decades(study, "tanh", "global_norm(0.3)") == pytest.approx(2)
-    lines = findings.findings(study)
-    text = [f"{line.question} {line.numbers} {line.verdict}" for line in lines]
-    for question, answer in {
-        "widen the range": "Yes, by 2.0 decades at best.",
-        "improve the best score": "Better by 0.50 nats",
-        "to save a run": "5.0% of the steps",
-        "a single learning rate show": "At 0.1, global_norm(0.3) is 0.4 nats worse",
-        "follow an explosion": "Yes, in some",
-        "difference means": "0.02 nats",
-        "other models": "one width (8)",
-    }.items():
-        assert [answer in line for line in text if question in line] == [True], question
+def study():
+    """A small table without a leaderboard: one task, defaults only."""
+    rows = made_up.grid(PLACE, "none", [[9, 9], [9, 13], [math.nan] * 2], part="study")
+    rows += made_up.grid(PLACE, "zclip", [[9, 9], [8, 8], [math.inf, 13]], part="study", value=2.5)
+    return made_up.table(rows, command="python -m experiments run chorales")
 
 
-def test_findings_need_a_comparison():
-    table = _made_up()
-    alone = table.filter(pa.array([label == "none" for label in table["label"].to_pylist()]))
-    questions = [line.question for line in findings.findings(Study(alone))]
-    assert len(questions) == 2 and "difference means" in questions[0]
-
-
-def test_curves_show_an_exploding_and_a_calm_run_of_the_same_start():
-    chosen = report.choose_curves(Study(_made_up()), "tanh")
-    assert chosen["exploding"]["label"] == "none" and not chosen["calm"]["failed"]
-    assert len({(run["seed"], run["learning_rate"]) for run in chosen.values()}) == 1
+@pytest.fixture(scope="module", autouse=True)
+def short_bundle():
+    """Making the bundle takes seconds, and what these tests look at does not depend on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_bundle", lambda: "// the charts' scripts")
+        yield
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    return report.write(_made_up(), tmp_path_factory.mktemp("page"))
+def folder(tmp_path_factory):
+    return report.write(example(), tmp_path_factory.mktemp("page")).parent
 
 
-def test_page_says_what_it_must_and_asks_nobody(page):
-    text = page.read_text()
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return report.write(study(), tmp_path_factory.mktemp("small")).parent
+
+
+# Files
+
+
+def test_all_pages_are_files_and_one_file_holds_them_all(folder):
+    names = {path.name for path in (folder / "site").iterdir()}
+    single = ("index", "tasks", "methods", "claims", "reading", "record")
+    pages = {f"{name}.html" for name in single}
+    pages |= {f"task-{name}.html" for name in ("characters", "chorales", "mnist", "weather")}
+    pages |= {f"method-{name}.html" for name in ("none", "global_norm", "value", "zclip")}
+    assert names == pages | {"charts.js", "page.js", "style.css"}
+    text = (folder / "report.html").read_text()
+    assert len(re.findall("<article ", text)) == len(pages)
+    for page in pages - {"index.html"}:
+        assert f'<article id="{page[:-5]}"' in text
+
+
+def test_a_page_that_is_no_longer_there_is_removed(tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/method-gone.html").touch()
+    report.write(study(), tmp_path)
+    assert not (tmp_path / "site/method-gone.html").exists()
+
+
+def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(folder, small):
+    for out in (folder, small):
+        for path in [out / "report.html", *(out / "site").glob("*.html")]:
+            text = path.read_text()
+            loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="([^"]*)"', text)
+            assert set(loaded) <= {"data:,", "style.css", "charts.js", "page.js"}
+            assert "@import" not in text and "url(" not in text
+            identifiers = re.findall(r'\bid="([^"]*)"', text)
+            assert len(identifiers) == len(set(identifiers))
+            for link in re.findall(r'<a [^>]*href="([^"]*)"', text):
+                assert _leads(link, path, identifiers), (path.name, link)
+
+
+def _leads(link, path, identifiers):
+    if link.startswith("#"):
+        return link[1:] in identifiers
+    return link.startswith("https://") or link.startswith("http://www.fit.vutbr.cz") or (
+        link.endswith("runs.parquet") or (path.parent / link).exists()
+    )  # fmt: skip
+
+
+def test_headings_are_in_order(folder):
+    for path in (folder / "site").glob("*.html"):
+        levels = [int(level) for level in re.findall(r"<h(\d)", path.read_text())]
+        assert levels[0] == 1 and levels.count(1) == 1, path.name
+        assert all(b <= a + 1 for a, b in itertools.pairwise(levels)), path.name
+
+
+def test_what_comes_from_outside_is_escaped(folder):
+    for path in [folder / "report.html", folder / "site/index.html"]:
+        text = path.read_text()
+        assert "<b>'" not in text and "&lt;b&gt;" in text
+
+
+# Contents
+
+
+def test_leaderboard_says_who_is_better(folder):
+    text = (folder / "site/index.html").read_text()
+    assert "global_norm scores highest: 1.00 of 1" in text
+    assert "Better than no clipping: global_norm. Worse: zclip. No difference seen: value." in text
+    assert "4 methods on 3 tasks" in text
+
+
+def test_record_has_all_that_may_change_a_number(folder):
+    text = (folder / "site/record.html").read_text()
+    for wanted in ("a machine", "d" * 64, "jax 1", "1970-01-01", "runs.parquet", *results.COLUMNS):
+        assert wanted in text, wanted
+
+
+def test_task_has_its_squares(folder):
+    text = (folder / "site/task-chorales.html").read_text()
     for wanted in (
-        "not finite", "3 of 3 failed", "clipped 5 %", "9.50", "independent keys", "a machine",
-        "d" * 64, "jax 1", "8.50", "prefers-color-scheme: dark", "&lt;b&gt;",
+        "independent keys",
+        "not finite",
+        "2 of 2 failed",
+        "clipped 5.0 %",
+        "nats a step",
+    ):
+        assert wanted in text, wanted
+    assert "An exploding run" in text and "A calm run" in text
+
+
+def test_method_has_its_call_its_source_and_its_tasks(folder):
+    text = (folder / "site/method-zclip.html").read_text()
+    for wanted in (
+        "Clip norms that stand out by their z-score.", "arxiv.org/abs/2504.02507", "4 of 4",
+        "mean rank 4.0 of 4", "clipax.zclip(", "Values tried", "Its threshold on chorales/tanh",
+        "against no clipping: worse",
     ):  # fmt: skip
         assert wanted in text, wanted
-    assert len(re.findall(r"<svg ", text)) >= 4 + 1 + 2
-    loaded = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)\)|@import""", text)
-    addresses = ["".join(match) for match in loaded]
-    assert [a for a in addresses if not a.startswith(("#", "data:"))] == []
-    assert "<script" not in text
-    identifiers = re.findall(r'\bid="([^"]*)"', text)
-    assert len(identifiers) == len(set(identifiers))
+    first = (folder / "site/method-global_norm.html").read_text()
+    assert f"First on {PLACE}, weather/lstm, mnist/mlp." in first
 
 
-def test_a_figure_that_stands_alone_is_saved(page):
-    assert (page.parent / "chorales.png").read_bytes().startswith(b"\x89PNG")
-    assert "var(--" not in (page.parent / "chorales.svg").read_text()
+def test_claims_are_answered(folder):
+    text = (folder / "site/claims.html").read_text()
+    assert "Clipping widens the range of learning rates" in text and "1211.5063" in text
+    assert "Holds" in text and "1.0 decades gained" in text
+    assert "ZClip trains over a wider range" in text and "Not decided" in text
 
 
-# In a browser
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-MEASURE = """
-const page = document.querySelector("iframe").contentDocument;
-const boxes = [...page.querySelectorAll("svg")].map(
-  svg => [...svg.querySelectorAll("text")].map(text => text.getBoundingClientRect()));
-const apart = (a, b) => a.right < b.left + 1 || b.right < a.left + 1
-  || a.bottom < b.top + 2 || b.bottom < a.top + 2;
-const overlaps = boxes.map(
-  row => row.filter((a, i) => row.slice(i + 1).some(b => !apart(a, b))).length);
-const found = {
-  width: page.documentElement.scrollWidth,
-  window: page.documentElement.clientWidth,
-  overlaps: overlaps.reduce((a, b) => a + b, 0),
-  figures: boxes.length,
-  requests: performance.getEntriesByType("resource").map(entry => entry.name),
-};
-document.querySelector("output").textContent = JSON.stringify(found);
-"""
+def test_a_study_of_one_task_has_grid_results_only(small):
+    names = {path.name for path in (small / "site").iterdir()}
+    assert "claims.html" not in names and "tasks.html" not in names
+    assert "<h1>Tasks</h1>" in (small / "site/index.html").read_text()
+    text = (small / "site/method-zclip.html").read_text()
+    assert "validation" in text and "rank" not in text and "Score against" not in text
+    assert "Default arguments." in (small / "site/task-chorales.html").read_text()
 
 
-def _measure(page, width):
-    """What a browser makes of a page, in a frame of this width."""
-    inside = html.escape(page.read_text())
-    frame = f'<iframe width="{width}" height="900" style="border:0" srcdoc="{inside}"></iframe>'
-    wrapper = page.parent / f"frame-{width}.html"
-    wrapper.write_text(
-        f'<!doctype html><meta charset="utf-8">{frame}<output></output>'
-        f'<script>addEventListener("load", () => {{ {MEASURE} }})</script>'
+def test_leaderboard_waits_for_a_task_that_is_finished():
+    rows = [run for run in made_up.example().to_pylist() if run["stage"] == "grid"]
+    found = Content(made_up.table(rows))
+    assert found.board is None and found.standings == []
+
+
+def test_a_task_and_a_method_that_are_gone_are_shown_all_the_same(tmp_path):
+    rows = made_up.grid("lost/old", "forgotten", [9, 9, 9], part="study")
+    text = report.write(made_up.table(rows), tmp_path).read_text()
+    assert 'id="task-lost"' in text and 'id="method-forgotten"' in text
+
+
+def test_every_figure_has_a_command_that_makes_it():
+    found = Content(study())
+    assert found.command([PLACE], ["zclip"]) == (
+        "python -m experiments run chorales/tanh --methods zclip --seeds 2"
     )
-    with tempfile.TemporaryDirectory() as profile:
-        quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-        done = subprocess.run(
-            [
-                CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-                "--no-first-run", *quiet, f"--user-data-dir={profile}", "--window-size=1800,1000",
-                "--hide-scrollbars", "--virtual-time-budget=5000", "--dump-dom", wrapper.as_uri(),
-            ],
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-    return json.loads(html.unescape(re.findall(r"<output>(.*?)</output>", done.stdout)[0]))
+    said = json.dumps({"seeds": 3, "tune": True, "values": [1.0, 2.0], "text": "my text"})
+    rows = made_up.grid("chorales/a b", "none", [9, 9, 9], study=said)
+    found = Content(made_up.table(rows, command="python -m experiments run chorales --smoke"))
+    assert found.command(["chorales/a b"], ["none"]) == (
+        "python -m experiments run 'chorales/a b' --methods none --smoke --tune "
+        "--values 1.0 2.0 --text 'my text'"
+    )
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(not CHROMIUM, reason="needs a Chromium: apt-get install chromium")
-@pytest.mark.parametrize("width", [360, 1600])
-def test_page_fits_the_window_and_no_labels_overlap(width, page):
-    found = _measure(page, width)
-    assert found["window"] == width and found["width"] <= width
-    assert found["figures"] >= 7 and found["overlaps"] == 0
-    assert found["requests"] == []
+# Figures
+
+
+def _figures(found):
+    made = board.figures(found, found.board) if found.board else []
+    for posed in tasks.variants(found, "chorales"):
+        made += [posed.rates, *posed.traces]
+    return made + thresholds.figures(found, "zclip")
+
+
+@pytest.mark.parametrize("table", [example, study])
+def test_figures_are_valid_and_described(table):
+    for figure in _figures(Content(table())):
+        kind = alt.FacetChart if "facet" in figure.spec else alt.LayerChart
+        kind = alt.VConcatChart if "vconcat" in figure.spec else kind
+        kind.from_dict(figure.spec, validate=True)
+        vl_convert.vegalite_to_vega(figure.spec)
+        assert figure.described and figure.caption and figure.command.startswith("python -m")
+
+
+def test_numbers_that_are_not_there_are_left_out_of_a_figure():
+    data = charts.rows({"step": range(3), "norm": [1.0, math.nan, 12345.678]}).to_dict()
+    assert data["values"] == "step,norm\n0,1\n1,\n2,1.235e+04\n"
+    assert data["format"]["parse"] == {"step": "number", "norm": "number"}
+
+
+def test_curves_show_an_exploding_and_a_calm_run_of_the_same_start():
+    chosen = traces.choose(Content(example()).places[PLACE].where(stage="grid"))
+    assert chosen["exploding"]["method"] == "none" and not chosen["calm"]["failed"]
+    assert len({(run["seed"], run["learning_rate"]) for run in chosen.values()}) == 1
+
+
+def test_curves_that_are_long_keep_their_spikes():
+    norm = np.ones(5000)
+    norm[1234] = 50
+    curves = {"loss": norm, "norm": norm, "threshold": norm, "clipped": norm > 2}
+    rows = [made_up.row(PLACE, "zclip", 9.0, **curves)]
+    kept = traces._kept(Runs(made_up.table(rows)), {"row": 0})
+    assert len(kept["norm"]) <= 400 and 1234 in kept["step"]
+
+
+# Tables
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(9.5, "9.50"), (0.1234, "0.123"), (0, "0"), (12345, "1e4"), (2e-5, "2e-5"), (1e30, "1e30"),
+     (math.inf, "not finite"), (math.nan, "not finite")],
+)  # fmt: skip
+def test_scores_take_few_signs(value, text):
+    assert tables.score(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 %"), (1e-6, "< 0.01 %"), (0.0036, "0.36 %"), (0.051, "5.1 %"), (0.146, "15 %")],
+)
+def test_shares_take_few_signs(value, text):
+    assert tables.share(value) == text
+
+
+def test_squares_mark_what_validation_chose():
+    found = rates.squares(Content(study()), PLACE)
+    marked = [cell.text for row in found.rows for cell in row if "best" in cell.look]
+    assert marked == ["9.00", "8.00"]
+    lost = [cell for row in found.rows for cell in row if "failed" in cell.look]
+    assert len(lost) == 3 and "1 of 2 failed" in lost[0].note
+
+
+def test_values_of_an_argument_are_side_by_side():
+    found = methods.by_value(Content(example()), "global_norm")
+    assert [column.title for column in found.columns] == ["task", "0.1", "0.25", "1"]
+    assert methods.by_value(Content(example()), "none") is None
+
+
+def test_docstrings_are_told_by_their_parts():
+    said = content.told("chorales")
+    assert said.title and said.question and {"Claim", "Protocol"} <= set(said.parts)
+    assert content.told("lost").title == "lost"
+
+
+# The terminal
+
+
+def test_summary_has_the_best_square_of_each_method():
+    console = Console(file=io.StringIO(), width=120)
+    console.print(report.summary(study()))
+    lines = [line.split("│") for line in console.file.getvalue().splitlines() if "zclip" in line]
+    assert [part.strip() for part in lines[0][1:-1]] == [
+        PLACE, "zclip", "z 2.5", "1", "8.00", "8.00", "5.0 %", "2 of 6",
+    ]  # fmt: skip
+
+
+def test_suggestion_is_drawn(tmp_path):
+    norms = np.ones(120)
+    norms[60:] = 30.0
+    norms[[20, 90]] = 400.0
+    np.save(tmp_path / "norms.npy", norms * np.linspace(1, 1.1, 120))
+    title, found, picture = suggest.write(str(tmp_path / "norms.npy"), tmp_path)
+    drawn = picture.read_text()
+    assert title == "norms.npy" and found.spikes and found.changes
+    for word in ("gradient norm", "threshold", "spikes", "change of the level", "norms.npy"):
+        assert word in drawn, word

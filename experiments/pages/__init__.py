@@ -1,0 +1,1 @@
+"""Contents of the pages: what each says, its tables and its figures."""
