@@ -1,233 +1,185 @@
-"""The command line: options, one-line errors, and what is written where."""
+"""The command line: what each command does, one-line errors, and what is written where."""
 
-import contextlib
-import io
-import json
-import os
-import re
 import shlex
 import sys
+import threading
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import jax
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tyro
 from rich.console import Console
+from rich.table import Table
 
-from experiments import report, runner, suggest
-from experiments.config import SMOKE, Chorales
-from experiments.data import cache_folder
+from experiments import board, clippers, cluster, compare, plan, report, runner, suggest, task
+from experiments import options as opt
+from experiments.board import Part
+from experiments.config import Group
+from experiments.devices import use_cores
 from experiments.errors import UserError
 from experiments.progress import Progress, clock
 from experiments.store import Store, write_parquet
-from experiments.tasks import chorales
 
-_MOST_DEVICES = 6
-_PROGRAM = "python -m experiments"
-
-
-_JOB = Chorales()
-
-
-@dataclass(frozen=True)
-class ChoralesOptions:
-    """Train recurrent nets on Bach's chorales with each clipper and build the page.
-
-    About three minutes on two cores. Killed and started again, it goes on where it was.
-    """
-
-    clippers: tuple[str, ...] = _JOB.clippers
-    """Clippers of the study, names separated by spaces."""
-    learning_rates: tuple[float, ...] = _JOB.learning_rates
-    """Peak learning rates of the study, separated by spaces; each falls to 0."""
-    seeds: int = _JOB.seeds
-    """Number of seeds of the study, counted from 0."""
-    updates: int = _JOB.updates
-    """Optimizer steps of each run of the study."""
-    out: Path = Path("results")
-    """Folder for runs.parquet, report.html and the finished groups."""
-    cache: Path = field(default_factory=cache_folder)
-    """Folder for parsed data; the default is $CLIPAX_CACHE or the platform's cache folder."""
-    smoke: bool = False
-    """Tiny models on a tiny grid, in seconds, with defaults of their own: `--smoke --help`."""
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """Build the page and the figure again from runs.parquet."""
-
-    out: Path = Path("results")
-    """Folder that holds runs.parquet and receives report.html."""
-
-
-@dataclass(frozen=True)
-class SuggestOptions:
-    """Suggest a threshold from the gradient norms of a recorded run, and draw them."""
-
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
-    """Row of a run in runs.parquet, counted from 0, or a file of norms: .npy, .csv with a column
-    `norm`, or text with one norm a line."""
-    out: Path = Path("results")
-    """Folder that holds runs.parquet and receives the picture."""
+INTERRUPTED = 130
+_PAGE_EVERY = 60.0
 
 
 class Interrupted(Exception):
     """Ctrl-C, with a word on how to go on."""
 
 
-Options = ChoralesOptions | ReportOptions | SuggestOptions
-COMMANDS: dict[str, type[Options]] = {
-    "chorales": ChoralesOptions,
-    "report": ReportOptions,
-    "suggest": SuggestOptions,
-}
-
-
 def main(arguments: list[str]) -> int:
     """Run one command and return the exit code: 2 for a mistake of the user's, 130 for Ctrl-C."""
+    command = shlex.join([*opt.PROGRAM.split(), *arguments])
     try:
-        options = parse(arguments)
-        if isinstance(options, ReportOptions):
-            _report(options.out)
-        elif isinstance(options, SuggestOptions):
-            _suggest(options)
-        else:
-            _chorales(options, shlex.join([*_PROGRAM.split(), *arguments]))
+        options = opt.parse(arguments)
+        _DO[type(options)](options, command)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 
-def parse(arguments: list[str]) -> Options:
-    """Read the command line.
-
-    Raises:
-        UserError: in one line, what is wrong and what exists.
-        SystemExit: with code 0, after printing the help that was asked for.
-    """
-    name = arguments[0] if arguments else None
-    if name in ("-h", "--help"):
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog=_PROGRAM, args=["--help"])
-    if name not in COMMANDS:
-        wrong = f"unknown command {name}" if name else "no command given"
-        raise UserError(f"{wrong}; there are {', '.join(COMMANDS)}")
-    _check_options(name, arguments[1:])
-    return _parse_options(name, arguments[1:])
-
-
-def _check_options(name: str, arguments: list[str]) -> None:
-    known = [f"--{field.replace('_', '-')}" for field in COMMANDS[name].__dataclass_fields__]
-    given = [part.split("=")[0] for part in arguments if part.startswith("--")]
-    for option in given:
-        if option.replace("_", "-") not in [*known, "--help"]:
-            raise UserError(f"unknown option {option}; {name} has {', '.join(known)}")
+def _list(options: opt.List, command: str) -> None:
+    tasks, methods = Table(title="tasks"), Table(title="methods")
+    for name in ("task", "variants", "about"):
+        tasks.add_column(name)
+    for name in task.NAMES:
+        variants = ", ".join(plan.offered(task.find(name), long=True))
+        tasks.add_row(name, variants, task.claim(name))
+    for name in ("method", "main argument", "source"):
+        methods.add_column(name)
+    for row in clippers.ROWS:
+        methods.add_row(row.name, row.argument, row.source)
+    console = _console()
+    console.print(tasks)
+    console.print(methods)
 
 
-def _parse_options(name: str, arguments: list[str]) -> Options:
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                COMMANDS[name],
-                prog=f"{_PROGRAM} {name}",
-                args=arguments,
-                default=_defaults(name, "--smoke" in arguments),
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-    except SystemExit as left:
-        if not left.code:
-            raise
-        raise UserError(_one_line(said.getvalue())) from None
+def _run(options: opt.Run, command: str) -> None:
+    asked = opt.study(options)
+    _execute(board.study(asked, smoke=options.smoke, long=options.long), options, command)
 
 
-def _defaults(name: str, smoke: bool) -> Options:
-    if not smoke:
-        return COMMANDS[name]()
-    return ChoralesOptions(**_shared(SMOKE), out=Path("results/smoke"))
+def _leaderboard(options: opt.Leaderboard, command: str) -> None:
+    _execute(board.leaderboard(full=options.full, smoke=options.smoke), options, command)
 
 
-def _one_line(box: str) -> str:
-    # The parser draws a box of several lines: a title, the error, rules and a word on --help.
-    lines = [re.sub(r"[│─╭╮╰╯┃|]", " ", line).strip() for line in box.splitlines()]
-    text = " ".join(line for line in lines[1:] if line.strip("- "))
-    return re.split(r"\s*(?:Argument helptext|For full helptext)", text)[0].strip()
-
-
-def settings(options: ChoralesOptions) -> Chorales:
-    """The settings that the options ask for."""
-    return replace(SMOKE if options.smoke else _JOB, **_shared(options))
-
-
-def _shared(settings: ChoralesOptions | Chorales) -> dict[str, Any]:
-    names = ("clippers", "learning_rates", "seeds", "updates")
-    return {name: getattr(settings, name) for name in names}
-
-
-def _chorales(options: ChoralesOptions, command: str) -> None:
-    out = options.out
-    plan = chorales.plan(settings(options))
-    _use_cores()
-    console = Console(highlight=False, markup=False)
-    store = Store(out / "groups", warn=console.print)
-    progress = Progress(plan, console)
-    begin = time.monotonic()
-    material = chorales.load(options.cache)
+def _execute(parts: list[Part], options: opt.Run | opt.Leaderboard, command: str) -> None:
+    groups, console = board.distinct(parts), _console()
+    if options.dry_run:
+        console.print(plan.table(groups))
+        return
+    use_cores()
+    store = Store(options.out / "groups", warn=console.print)
+    progress = Progress(groups, console)
+    about = {"command": command, "begin": time.time()}
     try:
         with progress.shown():
-            table = runner.run(chorales, plan, material, store, progress)
+            train = partial(_trained, groups, store, options, progress)
+            table = _interruptible(lambda: board.run(parts, train(), _pages(options.out, about)))
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped: {progress.finished} of {len(plan)} groups are kept in {store.folder}; "
+            f"stopped: {progress.finished} of {len(groups)} groups are kept in {store.folder}; "
             "the same command goes on from there"
         ) from None
-    seconds = time.monotonic() - begin
-    about = {
-        "command": command,
-        "seconds": f"{seconds:.0f}",
+    _finish(options.out, table, about, console)
+
+
+def _trained(
+    groups: list[Group], store: Store, options: opt.Run | opt.Leaderboard, progress: Progress
+) -> Iterator[tuple[Group, pa.Table]]:
+    if options.scheduler:
+        return cluster.run(groups, store, options.cache, progress, options.scheduler)
+    return runner.run(groups, store, options.cache, progress)
+
+
+def _interruptible(work: Callable[[], pa.Table]) -> pa.Table:
+    """Do some work in a thread, so that Ctrl-C need not wait for a compiler to come back."""
+    done: Future[pa.Table] = Future()
+
+    def target() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=target, daemon=True).start()
+    return done.result()
+
+
+def _pages(out: Path, about: dict[str, Any]) -> Callable[[pa.Table], None]:
+    """Write the runs so far and their page, at most once a minute."""
+    last = time.monotonic()
+
+    def on_variant(table: pa.Table) -> None:
+        nonlocal last
+        if time.monotonic() - last > _PAGE_EVERY:
+            _write(out, table, about)
+            last = time.monotonic()
+
+    return on_variant
+
+
+def _write(out: Path, table: pa.Table, about: dict[str, Any]) -> Path:
+    told = {
+        "command": about["command"],
+        "seconds": f"{time.time() - about['begin']:.0f}",
         "finished": f"{time.time():.0f}",
-        "floors": json.dumps(material.floors),
     }
-    _finish(out, table.replace_schema_metadata(about), seconds, console)
+    write_parquet(table.replace_schema_metadata(told), out / "runs.parquet")
+    return report.write(_runs(out), out)
 
 
-def _finish(out: Path, table: pa.Table, seconds: float, console: Console) -> None:
-    write_parquet(table, out / "runs.parquet")
-    page = _report(out)
+def _finish(out: Path, table: pa.Table, about: dict[str, Any], console: Console) -> None:
+    page = _write(out, table, about)
     failed = sum(table["failed"].to_pylist())
     console.print(report.summary(table))
     console.print(
-        f"{len(table)} runs in {clock(seconds)}, {failed} failed, every one kept in {out}\n"
-        f"look at {page}",
+        f"{len(table)} runs in {clock(time.time() - about['begin'])}, {failed} failed, every one "
+        f"kept in {out}\nlook at {page}",
         soft_wrap=True,
     )
 
 
-def _report(out: Path) -> Path:
+def _runs(out: Path) -> pa.Table:
     path = out / "runs.parquet"
     if not path.exists():
-        raise UserError(f"there is no {path}; run: {_PROGRAM} chorales --out {out}")
-    return report.write(pq.read_table(path), out)
+        raise UserError(f"there is no {path}; run: {opt.PROGRAM} run chorales --out {out}")
+    return pq.read_table(path)
 
 
-def _suggest(options: SuggestOptions) -> None:
+def _report(options: opt.Report, command: str) -> None:
+    print(f"look at {report.write(_runs(options.out), options.out)}")
+
+
+def _compare(options: opt.Compare, command: str) -> None:
+    _console().print(compare.table(_runs(options.out), options.first, options.second))
+
+
+def _suggest(options: opt.Suggest, command: str) -> None:
     if not options.run:
-        raise UserError(f"no run given; as in {_PROGRAM} suggest 0 --out {options.out}")
+        raise UserError(f"no run given; as in {opt.PROGRAM} suggest 0 --out {options.out}")
     title, found, picture = suggest.write(options.run, options.out)
     print(f"{title}\n{found}\n\nlook at {picture}")
 
 
-def _use_cores() -> None:
-    # Runs do not talk to each other: one device a core is faster than one device with threads.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    with contextlib.suppress(RuntimeError):  # jax runs already, in a test or a notebook
-        jax.config.update("jax_num_cpu_devices", min(cores or 1, _MOST_DEVICES))
+def _console() -> Console:
+    return Console(highlight=False, markup=False)
+
+
+_DO: dict[type, Callable[[Any, str], None]] = {
+    opt.List: _list,
+    opt.Run: _run,
+    opt.Leaderboard: _leaderboard,
+    opt.Report: _report,
+    opt.Compare: _compare,
+    opt.Suggest: _suggest,
+}

@@ -86,7 +86,8 @@ def test_types_are_shipped():
 def test_import_loads_no_other_package():
     optional = [
         "flax",
-        "matplotlib",
+        "altair",
+        "scipy",
         "equinox",
         "torch",
         "tensorflow",

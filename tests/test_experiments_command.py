@@ -1,4 +1,4 @@
-"""The settings of the experiments and their command line, option by option and end to end."""
+"""The command line of the experiments, option by option and end to end."""
 
 import dataclasses
 import os
@@ -11,76 +11,138 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from killed_runs import numbers
 
-from experiments import cli, clippers, config
+from experiments import board, cli, clippers, config, options, plan, task
+from experiments.errors import UserError
 from experiments.results import COLUMNS
-from experiments.tasks import chorales
 
 ROOT = Path(__file__).parent.parent
 
-
-# Settings and command line
-
-
-def test_unknown_keys_are_rejected():
-    with pytest.raises(ValueError, match="no key 'sedes'; it has clippers, cells"):
-        config.from_mapping(config.Chorales, {"sedes": 3})
-    made = config.from_mapping(config.Chorales, {"learning_rates": [0.1]})
-    assert made.learning_rates == (0.1,)
+# Options and settings
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "there are chorales, report, suggest"),
-        (["coral"], "unknown command coral; there are chorales, report, suggest"),
-        (["chorales", "--sedes", "3"], "unknown option --sedes; chorales has --clippers"),
-        (["chorales", "--seeds", "many"], "--seeds"),
-        (["chorales", "--seeds", "0"], "`seeds` must be at least 1, not 0"),
-        (["chorales", "--updates", "0"], "`updates` must be at least 1, not 0"),
-        (["chorales", "--learning-rates", "-1"], "`learning_rates` must be positive"),
-        (["chorales", "--clippers", "norm"], "unknown clipper norm; there are none, global_norm"),
-        (["chorales", "surplus"], "surplus"),
+        ([], "there are list, run, leaderboard, report, compare, suggest"),
+        (["coral"], "unknown command coral; there are list, run"),
+        (["run"], "no task given; as in python -m experiments run chorales"),
+        (["run", "coral"], "unknown task coral; there are adding, characters, chorales"),
+        (["run", "chorales/gnu"], "chorales has no variant gnu; there are tanh"),
+        (["run", "chorales", "--sedes", "3"], "unknown option --sedes; run has --task, --methods"),
+        (["run", "chorales", "--seeds", "many"], "--seeds"),
+        (["run", "chorales", "--seeds", "0"], "`seeds` must be at least 1, not 0"),
+        (["run", "chorales", "--updates", "-1"], "`updates` must be at least 0, not -1"),
+        (["run", "chorales", "--learning-rates", "-1"], "`learning_rates` must be positive"),
+        (["run", "chorales", "--methods", "norm"], "unknown method norm; there are none"),
+        (["run", "chorales", "--text", "a.txt"], "`text` is read by characters"),
+        (["run", "chorales", "--config", "nowhere.toml"], "cannot read the config file nowhere"),
+        (["run", "chorales", "--smoke", "--scheduler", "local:0"], "local:N, N at least 1"),
+        (["run", "chorales", "surplus"], "surplus"),
+        (["leaderboard", "--seeds", "2"], "unknown option --seeds; leaderboard has --full"),
         (["report", "--out", "nowhere"], "there is no nowhere/runs.parquet"),
+        (["compare", "none", "zclip", "--out", "nowhere"], "there is no nowhere/runs.parquet"),
         (["suggest"], "no run given"),
-        (
-            ["suggest", "3", "--out", "nowhere"],
-            "there is no nowhere/runs.parquet; train runs first",
-        ),
+        (["suggest", "3", "--out", "nowhere"], "there is no nowhere/runs.parquet; train runs"),
         (["suggest", "norms.csv"], "there is no file norms.csv"),
     ],
 )
-def test_a_wrong_command_line_gets_one_line(arguments, said, capsys):
-    assert cli.main(arguments) == 2
+def test_a_wrong_command_line_gets_one_line(arguments, said, capsys, tmp_path):
+    out = ["--out", str(tmp_path)] if "--smoke" in arguments else []
+    assert cli.main([*arguments, *out]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert said in error
 
 
-def test_help_names_every_option_with_its_default(capsys):
+@pytest.mark.parametrize("name", ["run", "leaderboard", "report", "compare", "suggest"])
+def test_help_names_every_option_with_its_default(name, capsys):
     with pytest.raises(SystemExit) as left:
-        cli.main(["chorales", "--help"])
+        cli.main([name, "--help"])
     assert left.value.code == 0
     shown = capsys.readouterr().out
-    for field in dataclasses.fields(cli.ChoralesOptions):
-        assert f"--{field.name.replace('_', '-')}" in shown
-    assert shown.count("default") >= len(dataclasses.fields(cli.ChoralesOptions)) - 1
+    fields = dataclasses.fields(options.COMMANDS[name])
+    words = [
+        field.name for field in fields if isinstance(field.default, str) and field.default == ""
+    ]
+    for field in fields:
+        assert field.name in words or f"--{field.name.replace('_', '-')}" in shown
+    assert shown.count("default") >= len(fields) - len(words) - 1
 
 
-def test_every_row_of_the_legend_is_drawn_differently():
-    looks = {(row.color, row.marker) for row in clippers.ROWS}
-    assert len(looks) == len(clippers.ROWS) == len(clippers.LEGEND)
-    assert clippers.LEGEND["none"].arguments == {}
+def test_a_config_file_sets_what_options_do_not(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text('tasks = ["chorales/tanh", "weather"]\nseeds = 2\nvalues = [1, 2.5]\n')
+    asked = options.study(options.parse(["run", "--config", str(path), "--seeds", "4"]))
+    assert asked.tasks == ("chorales/tanh", "weather")
+    assert asked.seeds == 4 and asked.values == (1.0, 2.5) and asked.held_out == 0
+    alone = options.study(options.parse(["run", "weather", f"--config={path}"]))
+    assert alone.tasks == ("weather",) and alone.seeds == 2
 
 
-def test_whole_job_has_the_runs_that_it_promises():
-    plan = chorales.plan(config.Chorales())
-    study = [group for group in plan if group.role == "study"]
-    assert {group.cell for group in study} == {"tanh", "lstm"}
-    assert {len(group.learning_rates) for group in study} == {6}
-    assert {len(group.seeds) for group in study} == {3}
-    assert {clippers.LEGEND[group.clipper].name for group in study} == set(clippers.NAMES)
-    assert len({config.to_json(group) for group in plan}) == len(plan)
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sedes = 3", "unknown key sedes; there are tasks, methods, seeds"),
+        ("seeds = 0", "`seeds` must be at least 1, not 0"),
+        ("seeds = 1.5", "`seeds` must be of type int, not 1.5"),
+        ("seeds = true", "`seeds` must be of type int, not True"),
+        ('tasks = "chorales"', "`tasks` must be a list, not 'chorales'"),
+        ("learning_rates = ['a']", "`learning_rates` must be of type float, not 'a'"),
+        ("seeds =", "cannot read the config file"),
+    ],
+)
+def test_a_wrong_config_file_gets_one_line(text, said, tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        options.read(path)
+    assert said in str(error.value) and str(path) in str(error.value)
+
+
+# Plans
+
+
+def test_list_names_every_task_and_method(capsys):
+    assert cli.main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert [name for name in (*task.NAMES, *clippers.NAMES) if name[:12] not in shown] == []
+
+
+def test_dry_run_tells_the_time_and_trains_nothing(tmp_path, capsys):
+    assert cli.main(["leaderboard", "--full", "--dry-run", "--out", str(tmp_path / "a")]) == 0
+    assert "groups" in capsys.readouterr().out and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(("full", "minutes"), [(False, 30), (True, 120)])
+def test_leaderboard_is_planned_to_end_in_time(full, minutes):
+    groups = board.distinct(board.leaderboard(full=full))
+    assert sum(map(plan.work, groups)) < 60 * minutes
+
+
+def test_every_method_of_the_leaderboard_gets_the_same_budget():
+    [part] = board.leaderboard()
+    assert len({group.task for group in part.groups}) == 6
+    assert {group.method for group in part.groups} == set(clippers.ASKED)
+    for name in {group.task for group in part.groups}:
+        groups = [group for group in part.groups if group.task == name]
+        assert len({(group.learning_rates, group.seeds, group.held_out) for group in groups}) == 1
+        assert all(len(group.held_out) >= 5 for group in groups)
+        assert not set(groups[0].seeds) & set(groups[0].held_out)
+    tuned = {
+        len(group.arguments) for group in part.groups if clippers.LEGEND[group.method].argument
+    }
+    assert len(tuned) == 1
+
+
+def test_parts_share_the_groups_that_they_have_in_common():
+    parts = board.leaderboard(full=True)
+    everything = [config.to_json(group) for part in parts for group in part.groups]
+    assert len(board.distinct(parts)) == len(set(everything)) <= len(everything)
+
+
+# Suggestions
 
 
 def test_suggest_reads_files_and_says_which_it_cannot(tmp_path, capsys):
@@ -94,7 +156,7 @@ def test_suggest_reads_files_and_says_which_it_cannot(tmp_path, capsys):
     for name in ("a.npy", "b.csv", "c.txt"):
         assert cli.main(["suggest", str(tmp_path / name), "--out", str(tmp_path)]) == 0
         said.append(capsys.readouterr().out.splitlines()[1:-1])
-        assert (tmp_path / f"suggest-{name[0]}.svg").read_text().startswith("<?xml")
+        assert "<svg" in (tmp_path / f"suggest-{name[0]}.svg").read_text()
     assert said[0] == said[1] == said[2] and said[0][0] == "threshold 1.4"
     (tmp_path / "few.txt").write_text("1.0\n2.0")
     (tmp_path / "words.csv").write_text("step,loss\n1,2")
@@ -106,7 +168,7 @@ def test_suggest_reads_files_and_says_which_it_cannot(tmp_path, capsys):
 
 # The command, end to end
 
-SMOKE = ["chorales", "--smoke"]
+SMOKE = ["run", "chorales", "--smoke"]
 
 
 @pytest.fixture(scope="module")
@@ -117,21 +179,22 @@ def environment(tmp_path_factory):
     return {**os.environ, **chosen, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def _command(out):
-    return [sys.executable, "-m", "experiments", *SMOKE, "--out", str(out)]
+def _command(out, *words):
+    return [sys.executable, "-m", "experiments", *(words or SMOKE), "--out", str(out)]
 
 
-def _run(out, environment):
+def _run(out, environment, *words):
     done = subprocess.run(
-        _command(out), env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+        _command(out, *words), env=environment, cwd=ROOT, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def _numbers(out):
-    table = pq.read_table(out / "runs.parquet").drop_columns(["seconds"])
-    return table.replace_schema_metadata(None)
+def _planned():
+    asked = options.study(options.parse(SMOKE))
+    return plan.groups(asked, smoke=True)
 
 
 @pytest.fixture(scope="module")
@@ -143,15 +206,14 @@ def smoke(tmp_path_factory, environment):
 
 def test_smoke_writes_every_run_and_the_page(smoke):
     out, said = smoke
-    table = pq.read_table(out / "runs.parquet")
-    plan = chorales.plan(config.SMOKE)
-    assert len(table) == sum(group.runs for group in plan)
+    table, planned = pq.read_table(out / "runs.parquet"), _planned()
+    assert len(table) == sum(group.runs for group in planned)
     named = {name for names in COLUMNS for name in names.split(", ")}
     assert named == set(table.column_names)
-    assert {len(curve) for curve in table["loss"].to_pylist()} == {60}
     assert set(table["failed"].to_pylist()) == {True, False}
-    assert f"[{len(plan)}/{len(plan)}, 0:00 left]" in said
+    assert f"[{len(planned)}/{len(planned)}, 0:00 left]" in said
     assert "independent keys" in (out / "report.html").read_text()
+    assert set(table["study"].to_pylist()) == {config.to_json(options.study(options.parse(SMOKE)))}
 
 
 def test_threshold_is_suggested_for_a_recorded_run(smoke, capsys):
@@ -159,18 +221,30 @@ def test_threshold_is_suggested_for_a_recorded_run(smoke, capsys):
     count = len(pq.read_table(out / "runs.parquet"))
     assert cli.main(["suggest", "0", "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("none (tanh RNN, learning rate 0.1, seed 0)\nthreshold ")
+    assert "none" in said.splitlines()[0] and "\nthreshold " in said
     assert said.rstrip().endswith(f"look at {out / 'suggest-0.svg'}")
     assert cli.main(["suggest", str(count), "--out", str(out)]) == 2
     assert f"has the runs 0 to {count - 1}" in capsys.readouterr().err
 
 
+def test_two_methods_are_compared_on_each_task(smoke, capsys):
+    out, _ = smoke
+    assert cli.main(["compare", "none", "global_norm", "--out", str(out)]) == 0
+    assert "chorales/tanh" in capsys.readouterr().out
+    for words, wrong in (
+        (["none", "none"], "not none with itself"),
+        (["none", "zclip"], "no task here was run with both none and zclip"),
+        (["none", "norm"], "unknown method norm"),
+    ):
+        assert cli.main(["compare", *words, "--out", str(out)]) == 2
+        assert wrong in capsys.readouterr().err
+
+
 def test_started_again_it_trains_nothing_and_says_the_same(smoke, environment):
     out, _ = smoke
-    before = _numbers(out)
-    said = _run(out, environment)
-    assert said.count("already there") == len(chorales.plan(config.SMOKE))
-    assert _numbers(out).equals(before)
+    before = numbers(out / "runs.parquet")
+    assert _run(out, environment).count("already there") == len(_planned())
+    assert numbers(out / "runs.parquet") == before
 
 
 def _wait_for_groups(out, process, count):
@@ -179,16 +253,25 @@ def _wait_for_groups(out, process, count):
         time.sleep(0.02)
 
 
-def test_killed_and_started_again_it_gives_the_same_numbers(smoke, environment, tmp_path):
-    process = subprocess.Popen(_command(tmp_path), env=environment, stdout=subprocess.DEVNULL)
-    _wait_for_groups(tmp_path, process, 2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "runs.parquet").exists()
-    [victim, *_] = (tmp_path / "groups").glob("*.parquet")
-    victim.write_bytes(b"damaged")
-    assert "damaged file set aside" in _run(tmp_path, environment)
-    assert _numbers(tmp_path).equals(_numbers(smoke[0]))
+def test_a_damaged_group_is_named_and_trained_again(smoke, environment, tmp_path):
+    (tmp_path / "groups").mkdir()
+    kept = sorted((smoke[0] / "groups").glob("*.parquet"))
+    for path in kept:
+        (tmp_path / "groups" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "groups" / kept[0].name).write_bytes(b"damaged")
+    said = _run(tmp_path, environment)
+    assert "damaged file set aside" in said and said.count("already there") == len(kept) - 1
+    assert numbers(tmp_path / "runs.parquet") == numbers(smoke[0] / "runs.parquet")
+
+
+def test_killed_at_twenty_moments_it_keeps_the_store_of_one_left_alone(tmp_path, environment):
+    words = ["run", "clipped_gd", "--smoke", "--methods", *clippers.NAMES[:6]]
+    script = [sys.executable, str(ROOT / "tests" / "killed_runs.py"), str(tmp_path), *words]
+    # Without the cache of compiled programs: a process may be killed while it writes there.
+    plain = {key: value for key, value in environment.items() if "CACHE" not in key}
+    done = subprocess.run(script, env=plain, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert "20 kills" in done.stdout
 
 
 # A program that a shell started in the background, these tests perhaps, ignores the signal.
@@ -199,12 +282,12 @@ runpy.run_module("experiments", run_name="__main__")
 """
 
 
-def test_interrupted_it_leaves_with_a_word_on_how_to_go_on(environment, tmp_path):
+def test_interrupted_it_leaves_at_once_with_a_word_on_how_to_go_on(environment, tmp_path):
     pytest.importorskip("music21", reason="needs the package music21")
     process = subprocess.Popen(
         [sys.executable, "-c", _INTERRUPTIBLE, *_command(tmp_path)[3:]],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True,
+        text=True, cwd=ROOT,
     )  # fmt: skip
     _wait_for_groups(tmp_path, process, 1)
     process.send_signal(signal.SIGINT)

@@ -49,7 +49,7 @@ def test_readme_is_short():
 @pytest.mark.parametrize(
     "command",
     [
-        'pip install -e ".[experiments]" && python -m experiments chorales',
+        'pip install -e ".[experiments]" && python -m experiments run chorales',
         'pip install -e ".[test]" && pytest',
     ],
 )

@@ -1,0 +1,52 @@
+"""The examples of CONTRIBUTING.md, added to a copy of the experiments as a reader would."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from pages import blocks
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the experiments with both examples in their places."""
+    copy = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "experiments", copy / "experiments")
+    row, task = blocks((ROOT / "CONTRIBUTING.md").read_text(), "python")
+    legend = copy / "experiments" / "clippers.py"
+    head, end, rest = legend.read_text().partition("\n)\nLEGEND = ")
+    assert end
+    legend.write_text(f"{head}\n{row.rstrip()},{end}{rest}")
+    (copy / "experiments" / "tasks" / "waves.py").write_text(task)
+    return copy
+
+
+def _run(checkout, *words):
+    environment = {**os.environ, "PYTHONPATH": f"{checkout}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments", *words],
+        cwd=checkout, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_both_examples_are_listed(checkout):
+    said = _run(checkout, "list")
+    assert "waves" in said and "Does clipping help a small" in said and "halfway" in said
+
+
+def test_the_method_is_tuned_on_the_task_and_learns(checkout, tmp_path):
+    words = ["--methods", "none", "halfway", "--tune", "--seeds", "2", "--held-out", "2"]
+    _run(checkout, "run", "waves", "--smoke", *words, "--out", str(tmp_path))
+    table = pq.read_table(tmp_path / "runs.parquet")
+    assert set(table["method"].to_pylist()) == {"none", "halfway"}
+    assert set(table["stage"].to_pylist()) == {"grid", "chosen", "default"}
+    assert min(table["test"].to_pylist()) < 0.5
+    assert (tmp_path / "report.html").exists()
