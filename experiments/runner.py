@@ -135,7 +135,7 @@ def _part(
         _runs(rows),
         found.arrays,
         updates=updates,
-        block=_BLOCK,
+        block=min(_BLOCK, group.grid),
         on_chunk=lambda steps: on_runs(steps / updates),
     )
     seconds = (time.monotonic() - begin) / len(rows)
