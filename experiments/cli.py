@@ -134,8 +134,9 @@ def _write(out: Path, table: pa.Table, about: dict[str, Any]) -> Path:
         "seconds": f"{time.time() - about['begin']:.0f}",
         "finished": f"{time.time():.0f}",
     }
-    write_parquet(table.replace_schema_metadata(told), out / "runs.parquet")
-    return report.write(_runs(out), out)
+    table = table.replace_schema_metadata(told)
+    write_parquet(table, out / "runs.parquet")
+    return report.write(table, out)
 
 
 def _finish(out: Path, table: pa.Table, about: dict[str, Any], console: Console) -> None:

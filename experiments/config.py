@@ -6,11 +6,10 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, get_args, get_origin
 
 from experiments.errors import UserError
 
-Config = TypeVar("Config")
 Arguments = Mapping[str, float]
 
 
@@ -125,26 +124,26 @@ class Study:
             raise UserError(f"`values` must be finite numbers, not {self.values}")
 
 
-def from_mapping(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """Build a settings object of `kind`, refusing keys and types that it does not have.
+def study(values: Mapping[str, Any]) -> Study:
+    """Build a study, refusing keys and types that it does not have.
 
     Raises:
         UserError: a key is unknown, or a value is of another type.
     """
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    fields = {field.name: field for field in dataclasses.fields(Study)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise UserError(f"unknown key {', '.join(unknown)}; there are {', '.join(fields)}")
-    return kind(**{key: _checked(fields[key], value) for key, value in values.items()})
+    return Study(**{key: _checked(fields[key], value) for key, value in values.items()})
 
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:
-    many = {tuple[str, ...]: str, tuple[float, ...]: float}
-    if field.type in many:
-        if not isinstance(value, (list, tuple)):
-            raise UserError(f"`{field.name}` must be a list, not {value!r}")
-        return tuple(_as_kind(field.name, many[field.type], item) for item in value)  # pyright: ignore[reportArgumentType]
-    return _as_kind(field.name, field.type, value)
+    kind: Any = field.type
+    if get_origin(kind) is not tuple:
+        return _as_kind(field.name, kind, value)
+    if not isinstance(value, (list, tuple)):
+        raise UserError(f"`{field.name}` must be a list, not {value!r}")
+    return tuple(_as_kind(field.name, get_args(kind)[0], item) for item in value)
 
 
 def _as_kind(name: str, kind: Any, value: Any) -> Any:

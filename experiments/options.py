@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.config import Study, from_mapping
+from experiments import config
+from experiments.config import Study
 from experiments.data import cache_folder
 from experiments.errors import UserError
 
@@ -195,12 +196,12 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         found = tomllib.loads(path.read_text())
-        study = from_mapping(Study, {"tasks": ["any"], **found})
+        checked = config.study({"tasks": ["any"], **found})
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"cannot read the config file {path}: {error}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return {key: getattr(study, key) for key in found}
+    return {key: getattr(checked, key) for key in found}
 
 
 def study(options: Run) -> Study:
