@@ -217,8 +217,3 @@ def _sequences(problem: Problem, length: int, seed: int) -> tuple[np.ndarray, ..
     shape = (length + problem.chances, _SEQUENCES)
     chances = np.random.default_rng(seed).random(shape, np.float32)
     return tuple(np.asarray(array) for array in problem.draw(chances))
-
-
-def below(limit: int, chances: jax.Array) -> jax.Array:
-    """Whole numbers from 0 to `limit` - 1 out of uniform numbers."""
-    return jnp.floor(limit * chances).astype(jnp.int32)

@@ -15,7 +15,15 @@ import jax
 import clipax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-_SHARED = ("clippers.py", "models.py", "pascanu.py", "runner.py", "scores.py", "train.py")
+_SHARED = (
+    "clippers.py",
+    "draws.py",
+    "models.py",
+    "pascanu.py",
+    "runner.py",
+    "scores.py",
+    "train.py",
+)
 _HERE = Path(__file__).parent
 
 

@@ -33,7 +33,8 @@ import jax.numpy as jnp
 
 from experiments import pascanu
 from experiments.config import Variant
-from experiments.pascanu import Net, Problem, below
+from experiments.draws import below
+from experiments.pascanu import Net, Problem
 from experiments.task import Experiment
 from experiments.train import Material, Task
 

@@ -39,6 +39,7 @@ from experiments import models
 from experiments.config import Variant
 from experiments.data import chorales
 from experiments.data.chorales import KEYS, Chorales, piano_rolls
+from experiments.draws import below
 from experiments.task import Experiment
 from experiments.train import Material, Task
 
@@ -151,19 +152,15 @@ def draw(key: jax.Array, found: Passages, batch: int, length: int) -> Passages:
     rolls, lengths = found
     # All numbers at once: most of the time to compile a draw is its calls of the generator.
     chances = jax.random.uniform(key, (3, batch))
-    chorale = _below(len(rolls), chances[0])
-    start = _below(jnp.maximum(lengths[chorale] - (length + 1), 0) + 1, chances[1])
-    lowest = _STARTS.start + _below(len(_STARTS), chances[2])
+    chorale = below(len(rolls), chances[0])
+    start = below(jnp.maximum(lengths[chorale] - (length + 1), 0) + 1, chances[1])
+    lowest = _STARTS.start + below(len(_STARTS), chances[2])
 
     def cut(*at: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(rolls, at, (1, length + 1, KEYS))[0]
 
     passages = jax.vmap(cut, out_axes=1)(chorale, start, lowest).astype(jnp.float32)
     return passages, _mask(lengths[chorale] - start, length + 1)
-
-
-def _below(limit: jax.Array | int, chances: jax.Array) -> jax.Array:
-    return jnp.floor(limit * chances).astype(jnp.int32)
 
 
 def _whole(rolls: jax.Array, lengths: jax.Array) -> Passages:

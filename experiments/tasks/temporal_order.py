@@ -34,7 +34,8 @@ import optax
 
 from experiments import pascanu
 from experiments.config import Variant
-from experiments.pascanu import Net, Problem, below
+from experiments.draws import below
+from experiments.pascanu import Net, Problem
 from experiments.task import Experiment
 from experiments.train import Material, Task
 
