@@ -11,7 +11,7 @@ from experiments.config import Group, Study
 
 LEADERBOARD, STUDY = "leaderboard", "study"
 _CHEAPEST = 6
-_SEEDS, _HELD_OUT = 2, 5
+_SEEDS, _HELD_OUT = 2, 10
 
 
 class Part(NamedTuple):

@@ -74,7 +74,7 @@ ALL = (
                 for variant in ("20", "30", "50", "20, omega", "20, cotangent")
             ),
             ("none", "global_norm"),
-            seeds=5,
+            seeds=10,
         ),
         "Far fewer updates (the paper allows 5 million) and shorter sequences; both sides have "
         "the best of the same learning rates, where the paper has one.",
@@ -89,6 +89,7 @@ ALL = (
         Study(
             ("characters/lstm", "chorales/tanh"),
             ("autoclip",),
+            seeds=5,
             tune=True,
             values=(0.0, 1.0, 10.0, 25.0, 50.0, 90.0, 100.0),
         ),
@@ -103,7 +104,7 @@ ALL = (
         "the highest.",
         "Kumar, Owen, Chowdhury, Güra, ZClip: adaptive spike mitigation for LLM pre-training, "
         "2025, https://arxiv.org/abs/2504.02507",
-        Study(("characters/transformer",), ("none", "global_norm", "autoclip", "zclip")),
+        Study(("characters/transformer",), ("none", "global_norm", "autoclip", "zclip"), seeds=5),
         "The paper trains a LLaMA of a billion parameters on 50 billion tokens; here a "
         "transformer of two layers predicts characters, with the default arguments.",
         judges.zclip,
@@ -114,7 +115,11 @@ ALL = (
         "ZClip.",
         "Wang, Li, Chen, Zeng, Yang, Yu, Ma, Shen, AdaGC: enhancing LLM pretraining stability via "
         "adaptive gradient clipping, ICML 2026, https://arxiv.org/abs/2502.11034",
-        Study(("characters/transformer, bad batches",), ("global_norm", "value", "zclip", "adagc")),
+        Study(
+            ("characters/transformer, bad batches",),
+            ("global_norm", "value", "zclip", "adagc"),
+            seeds=5,
+        ),
         "The paper trains language models of billions of parameters, whose spikes come by "
         "themselves; here bad batches are put into the text of a small transformer. Each method "
         "is shown at its best learning rate.",
@@ -124,9 +129,28 @@ ALL = (
         "range",
         "Clipping widens the range of learning rates at which a recurrent net trains.",
         f"A rule of thumb, told since {_PASCANU}",
-        Study(("chorales/tanh", "chorales/lstm"), ("none", "global_norm"), tune=True),
+        Study(("chorales/tanh", "chorales/lstm"), ("none", "global_norm"), seeds=5, tune=True),
         "A rule of thumb has no grid to compare with. Here the widest range over several "
         "thresholds counts, which favours clipping.",
         judges.learning_rates,
+    ),
+    Claim(
+        "likelihood",
+        "Recurrent nets that are trained with clipping predict Bach's chorales with 8.91 (tanh), "
+        "8.43 (GRU) and 8.45 (LSTM) nats a step.",
+        "Bai, Kolter, Koltun, An empirical evaluation of generic convolutional and recurrent "
+        "networks for sequence modeling, 2018, https://arxiv.org/abs/1803.01271, Table 1",
+        Study(
+            tuple(f"chorales/reference {cell}" for cell in ("tanh", "gru", "lstm")),
+            ("global_norm",),
+            seeds=5,
+        ),
+        "The published arrays hold 229 / 76 / 77 chorales, these 221 / 72 / 76 of them, read anew "
+        "from the scores and in their original keys. The published nets have about 300,000 "
+        "parameters and were tuned by a grid search over optimizer, dropout, learning rate, "
+        "clipping and forget bias; these have 128 units and one learning rate, no dropout, and "
+        "are trained on transposed passages. Numbers can be compared in kind, not to the digit: "
+        "to come within 5 % of all three, with the gated nets ahead of tanh, counts as holding.",
+        judges.likelihood,
     ),
 )

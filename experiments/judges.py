@@ -3,6 +3,7 @@
 A judge gets the grid of its study and returns None where runs that decide are missing.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from experiments.standings import decades
 
 HOLDS, PARTLY, FAILS = "holds", "holds in part", "does not hold"
 _SURE = 0.05
+_NEAR = 1.05
+# Test scores in nats a step by Bai, Kolter and Koltun 2018, Table 1.
+_PUBLISHED = {"tanh": 8.91, "gru": 8.43, "lstm": 8.45, "temporal convolutional net": 8.10}
 
 
 class Answer(NamedTuple):
@@ -259,6 +263,34 @@ def learning_rates(runs: Runs) -> Answer | None:
 def _widest(clipped: Runs) -> tuple[float, float]:
     """Decades of the threshold with the widest range, and the threshold."""
     return max((decades(clipped.where(value=value)), value) for value in clipped.distinct("value"))
+
+
+def likelihood(runs: Runs) -> Answer | None:
+    """Do nets trained with clipping come near the published scores, the gated ones first?"""
+    squares = {
+        cell: runs.at(f"chorales/reference {cell}").square(method="global_norm")
+        for cell in ("tanh", "gru", "lstm")
+    }
+    if not all(square.runs for square in squares.values()):
+        return None
+    medians = {cell: square.median("test") for cell, square in squares.items()}
+    ratios = {cell: medians[cell] / _PUBLISHED[cell] for cell in squares}
+    near = all(ratio <= _NEAR for ratio in ratios.values())
+    lines = [
+        (cell, _PUBLISHED[cell], medians[cell], *square.extent("test"), square.failures)
+        for cell, square in squares.items()
+    ]
+    others = [
+        (name, score, *[math.nan] * 4) for name, score in _PUBLISHED.items() if name not in squares
+    ]
+    return Answer(
+        ("net", "published", "median test score here", "lowest", "highest", "seeds that failed"),
+        lines + others,
+        _verdict([near, max(medians["gru"], medians["lstm"]) < medians["tanh"]]),
+        "In nats a step, relative to the published score: "
+        + ", ".join(f"{cell} {ratio - 1:+.1%}" for cell, ratio in ratios.items())
+        + ".",
+    )
 
 
 def _places(runs: Runs, *methods: str) -> list[str]:

@@ -82,7 +82,7 @@ def _group(study: Study, name: str, variant: str, recipe: Variant, row: clippers
         row.name,
         recipe,
         row.arguments(recipe, study.tune, study.values),
-        study.learning_rates or recipe.learning_rates,
+        tuple(map(float, study.learning_rates or recipe.learning_rates)),
         seeds[: study.seeds],
         seeds[study.seeds :],
     )
@@ -90,20 +90,23 @@ def _group(study: Study, name: str, variant: str, recipe: Variant, row: clippers
 
 def table(plan: Sequence[Group]) -> Table:
     """The plan for the terminal: groups, runs and estimated time, variant by variant."""
-    shown = Table(title="plan", title_justify="left")
-    for name in ("task", "methods", "runs", "updates", "time on two cores"):
-        shown.add_column(name, justify="left" if name in ("task", "methods") else "right")
+    methods = ", ".join(dict.fromkeys(group.method for group in plan))
+    shown = Table(
+        title="plan", title_justify="left", caption=f"methods: {methods}", caption_justify="left"
+    )
+    for name in ("task", "groups", "runs", "updates", "time on two cores"):
+        shown.add_column(name, justify="left" if name == "task" else "right")
     variants = dict.fromkeys((group.task, group.variant) for group in plan)
     for name, variant in variants:
         part = [group for group in plan if (group.task, group.variant) == (name, variant)]
         shown.add_row(
             f"{name}/{variant}",
-            f"{len(part)}: {', '.join(group.method for group in part)}",
+            str(len(part)),
             str(sum(group.runs for group in part)),
             str(part[0].recipe.updates),
             clock(sum(map(work, part))),
         )
     shown.add_section()
     runs = sum(group.runs for group in plan)
-    shown.add_row("all", f"{len(plan)} groups", str(runs), "", clock(sum(map(work, plan))))
+    shown.add_row("all", str(len(plan)), str(runs), "", clock(sum(map(work, plan))))
     return shown

@@ -17,6 +17,7 @@ import clipax
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _SHARED = (
     "clippers.py",
+    "columns.py",
     "draws.py",
     "models.py",
     "pascanu.py",

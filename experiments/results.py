@@ -154,37 +154,3 @@ def title(run: Run) -> str:
     value = "" if math.isnan(run["value"]) else f" {run['value']:g}"
     where = f"{run['task']}/{run['variant']}, learning rate {run['learning_rate']:g}"
     return f"{run['method']}{value} ({where}, seed {run['seed']})"
-
-
-COLUMNS = {
-    "part": "why the run was made: `study`, `leaderboard` or the name of a claim",
-    "study": "what was asked for in that part, as JSON",
-    "task": "name of the task",
-    "variant": "how the task was posed",
-    "method": "name of the clipper",
-    "stage": "`grid`: arguments and learning rates compared; `chosen`: further seeds at the best "
-    "median validation score of the grid; `default`: the same with the default arguments",
-    "arguments": "numbers the method was called with, as JSON",
-    "value": "its main argument as tuned: a number, or a multiple of the task's usual gradient "
-    "norm; NaN where it has none",
-    "learning_rate": "peak of the schedule",
-    "seed": "fixes the initial parameters and all batches",
-    "valid": "validation score of the last parameters; lower is better",
-    "test": "test score of the last parameters; lower is better",
-    "train_loss": "mean loss of the last tenth of the updates",
-    "failed": "a score that is not finite or above the task's floor",
-    "floor": "test score above which a run has failed",
-    "trivial": "test score of a model that has learnt nothing",
-    "clip_share": "share of the steps with a finite gradient that were clipped",
-    "spike_score": "share of steps, from the 50th on, whose loss lies 10 standard deviations "
-    "above the mean of up to 1,000 losses before it",
-    "seconds": "wall-clock seconds a run, compilation included; differs from time to time",
-    "step_seconds": "seconds an update of a run, without compilation; differs from time to time",
-    "settings": "model, optimizer, schedule and updates, as JSON",
-    "versions": "packages, machine and source, as JSON",
-    "data_hash": "sha256 of the data",
-    "loss": "training loss at each update",
-    "norm": "L2 norm of the whole gradient at each update, before clipping",
-    "threshold": "threshold at each update, as the clipper measures it",
-    "clipped": "whether each update was clipped",
-}

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pyarrow as pa
 
-from experiments import clippers, config, provenance, scores, task
+from experiments import clippers, columns, config, provenance, scores, task
 from experiments.config import Arguments, Group
 from experiments.progress import Outcome, Progress
 from experiments.store import Store
@@ -139,7 +139,8 @@ def _part(
         on_chunk=lambda steps: on_runs(steps / updates),
     )
     seconds = (time.monotonic() - begin) / len(rows)
-    return pa.table(_columns(group, rows, history, found) | {"seconds": [seconds] * len(rows)})
+    found_columns = _columns(group, rows, history, found) | {"seconds": [seconds] * len(rows)}
+    return pa.table(found_columns, columns.schema(columns.GROUP))
 
 
 def _runs(rows: Sequence[tuple[Square, int]]) -> Run:

@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pyarrow as pa
 
+from experiments.columns import COLUMNS, schema
+
 RATES = (0.1, 1.0, 10.0)
 TRIVIAL = FLOOR = 12.0
 STEPS, SCALE = 60, 2.0
@@ -96,7 +98,7 @@ def table(rows, **about):
     """The runs as a table with metadata."""
     said = {"command": "python -m experiments leaderboard", "seconds": "75", "finished": "0"}
     said |= {"study": json.dumps({"tasks": ["chorales/tanh"], "seeds": 2})}
-    return pa.Table.from_pylist(rows).replace_schema_metadata(said | about)
+    return pa.Table.from_pylist(rows, schema(COLUMNS)).replace_schema_metadata(said | about)
 
 
 def example():

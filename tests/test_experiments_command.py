@@ -14,8 +14,8 @@ import pytest
 from killed_runs import numbers
 
 from experiments import board, cli, clippers, config, options, plan, task
+from experiments.columns import COLUMNS, schema
 from experiments.errors import UserError
-from experiments.results import COLUMNS
 
 ROOT = Path(__file__).parent.parent
 
@@ -208,8 +208,7 @@ def test_smoke_writes_every_run_and_the_page(smoke):
     out, said = smoke
     table, planned = pq.read_table(out / "runs.parquet"), _planned()
     assert len(table) == sum(group.runs for group in planned)
-    named = {name for names in COLUMNS for name in names.split(", ")}
-    assert named == set(table.column_names)
+    assert table.schema.equals(schema(COLUMNS))
     assert set(table["failed"].to_pylist()) == {True, False}
     assert f"[{len(planned)}/{len(planned)}, 0:00 left]" in said
     assert "independent keys" in (out / "report.html").read_text()

@@ -13,7 +13,8 @@ import pytest
 import vl_convert
 from rich.console import Console
 
-from experiments import charts, report, results, suggest
+from experiments import charts, report, suggest
+from experiments.columns import COLUMNS
 from experiments.pages import board, content, methods, rates, tables, tasks, thresholds, traces
 from experiments.pages.content import Content
 from experiments.results import Runs
@@ -127,7 +128,7 @@ def test_leaderboard_says_who_is_better(folder):
 
 def test_record_has_all_that_may_change_a_number(folder):
     text = (folder / "site/record.html").read_text()
-    for wanted in ("a machine", "d" * 64, "jax 1", "1970-01-01", "runs.parquet", *results.COLUMNS):
+    for wanted in ("a machine", "d" * 64, "jax 1", "1970-01-01", "runs.parquet", *COLUMNS):
         assert wanted in text, wanted
 
 

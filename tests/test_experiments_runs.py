@@ -5,10 +5,11 @@ import re
 
 import jax
 import numpy as np
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from experiments import config, plan, runner, scores, task, train
+from experiments import columns, config, plan, runner, scores, task, train
 from experiments.config import Study
 from experiments.progress import Outcome, Progress, clock, work
 
@@ -143,6 +144,12 @@ def test_chunks_are_of_one_size_and_give_all_updates(updates):
 # Groups
 
 
+def test_runs_of_all_groups_fit_into_one_table():
+    whole = runner.compute(_group("none", learning_rates=(1,)), None)
+    parts = [whole, runner.compute(_group("value", learning_rates=(0.1,)), None)]
+    assert pa.concat_tables(parts).schema.equals(columns.schema(columns.GROUP))
+
+
 def test_held_out_seeds_try_the_best_square_and_the_best_default():
     group = _group("value", tune=True, learning_rates=(0.01, 0.1, 1.0), seeds=2, held_out=3)
     table = runner.compute(group, None)
@@ -164,6 +171,10 @@ def test_held_out_seeds_try_the_best_square_and_the_best_default():
 def test_key_depends_on_settings_and_not_on_how_they_were_asked_for():
     group = _group("none")
     assert runner.key(group, None) == runner.key(_group("none"), None)
+    assert runner.key(group, None) != (
+        other := runner.key(_group("none", learning_rates=(1,)), None)
+    )
+    assert other == runner.key(_group("none", learning_rates=(1.0,)), None)
     others = [_group("value"), _group("none", seeds=2), _group("none", updates=7)]
     assert len({runner.key(each, None) for each in [group, *others]}) == 4
     parts = [("a", "b"), ("ab", ""), (config.to_json(group), "b")]

@@ -121,11 +121,6 @@ def test_floors_of_chorales_are_those_of_independent_keys():
     np.testing.assert_allclose([floors["valid"], floors["test"]], [11.29, 11.45], atol=0.005)
 
 
-def test_published_scores_stand_beside_the_variants_that_they_belong_to():
-    named = {name for name in chorales.TASK.variants if name.startswith("reference")}
-    assert named < set(chorales.LITERATURE.scores)
-
-
 # Rows
 
 

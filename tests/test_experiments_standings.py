@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from experiments import claims, config
+from experiments.columns import COLUMNS
 from experiments.errors import UserError
-from experiments.results import COLUMNS, Runs, Square, title
+from experiments.results import Runs, Square, title
 from experiments.standings import Leaderboard, decades, difference, estimate, interquartile_mean
 
 TANH, LSTM = "chorales/tanh", "chorales/lstm"
@@ -257,6 +258,14 @@ def _ranges(tanh, lstm):
     ]
 
 
+def _nats(**by_cell):
+    return [
+        run
+        for cell, scores in by_cell.items()
+        for run in made_up.square(f"chorales/reference {cell}", "global_norm", scores)
+    ]
+
+
 GPT = "characters/transformer"
 HOLDS, PARTLY, FAILS = "holds", "holds in part", "does not hold"
 JUDGED = [
@@ -312,6 +321,9 @@ JUDGED = [
     ("range", HOLDS, _ranges((1, 1, 2), (2, 3, 2)), "1.0 decades gained. chorales/lstm: 1.0"),
     ("range", PARTLY, _ranges((1, 1, 2), (2, 2, 2)), "chorales/lstm: 0.0 decades gained"),
     ("range", FAILS, _ranges((2, 1, 1), (2, 2, 2)), "chorales/tanh: 1.0 decades lost"),
+    ("likelihood", HOLDS, _nats(tanh=[9, 9], gru=[8, 8], lstm=[8.2, 8.4]), "tanh +1.0%, gru -5.1%"),
+    ("likelihood", PARTLY, _nats(tanh=[8.4], gru=[8.6], lstm=[8.3]), "lstm -1.8%"),
+    ("likelihood", FAILS, _nats(tanh=[8.4], gru=[8.4], lstm=[math.nan]), "lstm +inf%"),
 ]
 
 

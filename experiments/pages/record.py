@@ -2,9 +2,9 @@
 
 import json
 
+from experiments.columns import COLUMNS
 from experiments.pages.content import Content
 from experiments.pages.tables import Table, simple
-from experiments.results import COLUMNS
 
 
 def versions(content: Content) -> Table:
@@ -31,7 +31,8 @@ def data(content: Content) -> Table:
 
 def columns() -> Table:
     """What the columns of the file of runs hold."""
-    return simple("Columns", ("column", "what it holds"), COLUMNS.items())
+    lines = [(name, column.about) for name, column in COLUMNS.items()]
+    return simple("Columns", ("column", "what it holds"), lines)
 
 
 def facts(content: Content) -> dict[str, str]:

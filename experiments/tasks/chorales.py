@@ -15,20 +15,19 @@ validation, 11.45 test).
 `tanh`, `gru` and `lstm` have 64 units and are trained by SGD with momentum 0.9 over five learning
 rates. The variants `reference` have 128 units and Adam, and are there to be compared with the
 literature: Bai et al. 2018 give 8.91 (tanh), 8.43 (GRU) and 8.45 (LSTM) nats a step on the
-published arrays of these chorales. `LITERATURE` says what differs. Learning rates fall to 0
-along half a cosine.
+published arrays of these chorales. The claim `likelihood` says what differs. Learning rates fall
+to 0 along half a cosine.
 
 Seeds: a seed fixes the initial parameters and all batches, whatever the clipper and the learning
 rate.
-Runtime: about ten minutes on two cores for the methods people ask about, and five for the
-reference.
+Runtime: about eight minutes on two cores for the methods people ask about and the reference.
 Command: `python -m experiments run chorales`
 """
 
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,34 +64,6 @@ class Model:
     width: int = 64
     batch: int = 8
     length: int = 48
-
-
-class Literature(NamedTuple):
-    """Published test scores, by variant or by name of a model that is not tried here."""
-
-    source: str
-    link: str
-    differences: str
-    scores: dict[str, float]
-
-
-LITERATURE = Literature(
-    source="Bai, Kolter and Koltun 2018, Table 1",
-    link="https://arxiv.org/abs/1803.01271",
-    differences=(
-        "The published arrays hold 229 / 76 / 77 chorales, these 221 / 72 / 76 of them, read anew "
-        "from the scores and in their original keys. The published nets have about 300,000 "
-        "parameters and were tuned by a grid search over optimizer, dropout, learning rate, "
-        "clipping and forget bias; these have 128 units and one learning rate, no dropout, and "
-        "are trained on transposed passages. Numbers can be compared in kind, not to the digit."
-    ),
-    scores={
-        "reference tanh": 8.91,
-        "reference gru": 8.43,
-        "reference lstm": 8.45,
-        "temporal convolutional net": 8.10,
-    },
-)
 
 
 def load(cache: Path | None, _: Model) -> Material:
@@ -201,12 +172,12 @@ TASK = Experiment(
     load=load,
     build=build,
     variants={
-        "tanh": _study("tanh", (0.03, 0.1, 0.3, 1, 3), 1.2, 15512, 0.21),
-        "gru": _study("gru", (0.1, 0.3, 1, 3, 10), 0.6, 35096, 0.45),
-        "lstm": _study("lstm", (0.1, 0.3, 1, 3, 10), 0.48, 44888, 0.55),
+        "tanh": _study("tanh", (0.03, 0.1, 0.3, 1, 3), 1.2, 15512, 0.18),
+        "gru": _study("gru", (0.1, 0.3, 1, 3, 10), 0.6, 35096, 0.38),
+        "lstm": _study("lstm", (0.1, 0.3, 1, 3, 10), 0.48, 44888, 0.48),
         "reference tanh": _reference("tanh", 1.5, 39128, 2.3),
-        "reference gru": _reference("gru", 0.64, 94680, 5.5),
-        "reference lstm": _reference("lstm", 0.49, 122456, 6.5),
+        "reference gru": _reference("gru", 0.64, 94680, 4.4),
+        "reference lstm": _reference("lstm", 0.49, 122456, 6.2),
     },
     smoke={
         "tanh": Variant(Model("tanh", 8, 4, 16), "momentum", (0.1, 30.0), 60, 1.2, 1568, 0.01),

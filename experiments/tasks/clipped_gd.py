@@ -83,7 +83,7 @@ def _variant(start: float, rates: tuple[float, ...] = _RATES, updates: int = _UP
         updates=updates,
         scale=1.0,
         parameters=1,
-        seconds=0.001,
+        seconds=0.005,
         schedule="constant",
     )
 

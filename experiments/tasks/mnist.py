@@ -145,8 +145,8 @@ TASK = Experiment(
     load=load,
     build=build,
     variants={
-        "mlp": Variant(Model("mlp", 32), "adam", _RATES, 400, 1.2, 6634, 0.03),
-        "cnn": Variant(Model("cnn", 8), "momentum", _RATES, 400, 1.5, 3138, 0.1),
+        "mlp": Variant(Model("mlp", 32), "adam", _RATES, 400, 1.2, 6634, 0.02),
+        "cnn": Variant(Model("cnn", 8), "momentum", _RATES, 400, 1.5, 3138, 0.054),
     },
     smoke={
         "mlp": Variant(Model("mlp", 2), "adam", (0.01, 1.0), 16, 1.2, 424, 0.001),

@@ -127,8 +127,8 @@ TASK = Experiment(
     load=load,
     build=build,
     variants={
-        "tanh": _variant("tanh", (0.003, 0.01, 0.03, 0.1, 0.3), 2.0, 2282, 0.07),
-        "gru": _variant("gru", (0.03, 0.1, 0.3, 1, 3), 0.9, 6186, 0.19),
+        "tanh": _variant("tanh", (0.003, 0.01, 0.03, 0.1, 0.3), 2.0, 2282, 0.075),
+        "gru": _variant("gru", (0.03, 0.1, 0.3, 1, 3), 0.9, 6186, 0.18),
         "lstm": _variant("lstm", (0.1, 0.3, 1, 3, 10), 0.9, 8138, 0.23),
     },
     smoke={
@@ -137,7 +137,13 @@ TASK = Experiment(
     leaderboard="gru",
     long={
         "pixels": Variant(
-            Model("tanh", pixels=1), "adam", (0.0001, 0.0003, 0.001, 0.003, 0.01), 800, 5.0, 1418, 4
+            Model("tanh", pixels=1),
+            "adam",
+            (0.0001, 0.0003, 0.001, 0.003, 0.01),
+            800,
+            5.0,
+            1418,
+            3.8,
         ),
     },
 )

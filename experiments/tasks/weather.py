@@ -112,8 +112,10 @@ TASK = Experiment(
     load=load,
     build=build,
     variants={
-        "lstm": Variant(Model("lstm"), "momentum", (0.3, 1, 3, 10, 30), 200, 0.32, 4868, 0.12),
-        "tanh": Variant(Model("tanh"), "momentum", (0.01, 0.03, 0.1, 0.3, 1), 200, 0.8, 1316, 0.05),
+        "lstm": Variant(Model("lstm"), "momentum", (0.3, 1, 3, 10, 30), 200, 0.32, 4868, 0.073),
+        "tanh": Variant(
+            Model("tanh"), "momentum", (0.01, 0.03, 0.1, 0.3, 1), 200, 0.8, 1316, 0.035
+        ),
     },
     smoke={
         "lstm": Variant(Model("lstm", 8, 4, 4), "momentum", (0.3, 30.0), 16, 0.32, 164, 0.002),
