@@ -1,4 +1,4 @@
-"""`python -m experiments`: the command line."""
+"""`python -m experiments`: the command line. CONTRIBUTING.md explains the words."""
 
 import os
 import sys

@@ -15,7 +15,18 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from experiments import board, clippers, cluster, compare, plan, report, runner, suggest, task
+from experiments import (
+    board,
+    clippers,
+    cluster,
+    compare,
+    digest,
+    plan,
+    report,
+    runner,
+    suggest,
+    task,
+)
 from experiments import options as opt
 from experiments.board import Part
 from experiments.config import Group
@@ -37,6 +48,7 @@ def main(arguments: list[str]) -> int:
     command = shlex.join([*opt.PROGRAM.split(), *arguments])
     try:
         options = opt.parse(arguments)
+        use_cores()  # before anything computes: to check an argument is enough
         _DO[type(options)](options, command)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -53,7 +65,7 @@ def _list(options: opt.List, command: str) -> None:
         tasks.add_column(name)
     for name in task.NAMES:
         variants = ", ".join(plan.offered(task.find(name), long=True))
-        tasks.add_row(name, variants, task.claim(name))
+        tasks.add_row(name, variants, task.question(name))
     for name in ("method", "main argument", "source"):
         methods.add_column(name)
     for row in clippers.ROWS:
@@ -77,7 +89,6 @@ def _execute(parts: list[Part], options: opt.Run | opt.Leaderboard, command: str
     if options.dry_run:
         console.print(plan.table(groups))
         return
-    use_cores()
     store = Store(options.out / "groups", warn=console.print)
     progress = Progress(groups, console)
     about = {"command": command, "begin": time.time()}
@@ -158,7 +169,13 @@ def _runs(out: Path) -> pa.Table:
 
 
 def _report(options: opt.Report, command: str) -> None:
-    print(f"look at {report.write(_runs(options.out), options.out)}")
+    table = _runs(options.out)
+    if options.digest:
+        print(f"look at {digest.write(table, options.digest)}")
+    elif "loss" not in table.column_names:
+        raise UserError(f"the runs in {options.out} are without curves, which the page shows")
+    else:
+        print(f"look at {report.write(table, options.out)}")
 
 
 def _compare(options: opt.Compare, command: str) -> None:

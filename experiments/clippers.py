@@ -1,9 +1,9 @@
 """The legend: one row for each method of the library, and how it is drawn in every figure.
 
-Each method has at most one main argument, which is tuned over four values around the default, in a
-unit that fits the task: a threshold is a multiple of the task's usual norm. It and the arguments
-under `in_norms` are traced: runs that differ in them alone share one compilation. Arguments under
-`fixed` decide shapes or are those of every run.
+Each method has at most one main argument, which is tuned over four values, the default among or
+between them, in a unit that fits the task: a threshold is a multiple of the task's usual norm. It
+and the arguments under `in_norms` are traced: runs that differ in them alone share one
+compilation. Arguments under `fixed` decide shapes or are those of every run.
 """
 
 import inspect

@@ -45,7 +45,7 @@ class Group:
     """Runs that are trained together, in one compilation: one method on one variant of a task.
 
     First a grid of all arguments, learning rates and seeds; then, on held-out seeds, the best
-    square of the grid and the best one of the default arguments.
+    setting of the grid and the best one of the default arguments.
 
     Attributes:
         task: name of the task.
@@ -55,7 +55,7 @@ class Group:
         arguments: what the method is called with, the defaults first.
         learning_rates: peak learning rates of the grid.
         seeds: seeds of the grid.
-        held_out: seeds of the chosen and of the default square; empty means the grid alone.
+        held_out: seeds of the chosen and of the default setting; empty means the grid alone.
     """
 
     task: str
@@ -91,7 +91,7 @@ class Study:
         tasks: names of tasks, each with all its variants, or `TASK/VARIANT`.
         methods: names of the legend; empty means those that the task asks for.
         seeds: seeds 0 to `seeds - 1` for the grid.
-        held_out: that many further seeds for the chosen and the default square.
+        held_out: that many further seeds for the chosen and the default setting.
         tune: whether to try several values of each method's main argument.
         learning_rates: peak learning rates instead of each variant's.
         updates: optimizer steps instead of each variant's; 0 means the variant's.

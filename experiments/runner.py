@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +27,8 @@ _BLOCK = 20
 OnRuns = Callable[[float], None]
 
 
-class Square(NamedTuple):
-    """What the seeds of one square of the grid have in common, and which part they belong to."""
+class Setting(NamedTuple):
+    """What runs that differ in their seed alone have in common, and their stage."""
 
     stage: str
     arguments: Arguments
@@ -100,34 +100,42 @@ def compute(group: Group, folder: Path | None, on_runs: OnRuns = lambda runs: No
         folder: folder of parsed data.
         on_runs: is told how many runs' worth of steps were just done.
     """
+    _forget_programs(group.task, group.variant)
     pairs = itertools.product(group.arguments, group.learning_rates)
-    grid = _part(group, [Square("grid", *pair) for pair in pairs], group.seeds, folder, on_runs)
+    grid = _part(group, [Setting("grid", *pair) for pair in pairs], group.seeds, folder, on_runs)
     if not group.held_out:
         return grid
     chosen = _part(group, choose(group, grid), group.held_out, folder, on_runs)
     return pa.concat_tables([grid, chosen])
 
 
-def choose(group: Group, grid: pa.Table) -> list[Square]:
-    """The square with the lowest median validation score, of all and of the default arguments."""
+@lru_cache(maxsize=1)
+def _forget_programs(task: str, variant: str) -> None:
+    """Drop compiled programs when another variant begins: no later group runs them again."""
+    # Each takes some hundred memory mappings, and Linux allows a process 65,530.
+    jax.clear_caches()
+
+
+def choose(group: Group, grid: pa.Table) -> list[Setting]:
+    """The setting with the lowest median validation score, of all and of the default arguments."""
     valid = grid["valid"].to_numpy().reshape(len(group.arguments), len(group.learning_rates), -1)
     medians = np.median(np.where(np.isfinite(valid), valid, np.inf), axis=-1)
     best = np.unravel_index(np.argmin(medians), medians.shape)
     return [
-        Square("chosen", group.arguments[best[0]], group.learning_rates[best[1]]),
-        Square("default", group.arguments[0], group.learning_rates[np.argmin(medians[0])]),
+        Setting("chosen", group.arguments[best[0]], group.learning_rates[best[1]]),
+        Setting("default", group.arguments[0], group.learning_rates[np.argmin(medians[0])]),
     ]
 
 
 def _part(
     group: Group,
-    squares: Sequence[Square],
+    settings: Sequence[Setting],
     seeds: Sequence[int],
     folder: Path | None,
     on_runs: OnRuns,
 ) -> pa.Table:
     begin, found = time.monotonic(), material(group.task, group.recipe.model, folder)
-    rows = list(itertools.product(squares, seeds))
+    rows = list(itertools.product(settings, seeds))
     updates = group.recipe.updates
     history = train(
         task.find(group.task).build(group.recipe.model),
@@ -143,15 +151,15 @@ def _part(
     return pa.table(found_columns, columns.schema(columns.GROUP))
 
 
-def _runs(rows: Sequence[tuple[Square, int]]) -> Run:
+def _runs(rows: Sequence[tuple[Setting, int]]) -> Run:
     """Arguments of each run, arrays `[run]`."""
-    squares = [square for square, _ in rows]
+    settings = [setting for setting, _ in rows]
     return {
-        "learning_rate": np.array([square.learning_rate for square in squares], np.float32),
+        "learning_rate": np.array([setting.learning_rate for setting in settings], np.float32),
         "seed": np.array([seed for _, seed in rows], np.int32),
         "arguments": {
-            name: np.array([square.arguments[name] for square in squares], np.float32)
-            for name in squares[0].arguments
+            name: np.array([setting.arguments[name] for setting in settings], np.float32)
+            for name in settings[0].arguments
         },
     }
 
@@ -175,9 +183,9 @@ def _cosine(peak: jax.Array, updates: int) -> optax.Schedule:
 
 
 def _columns(
-    group: Group, rows: Sequence[tuple[Square, int]], history: History, found: Material
+    group: Group, rows: Sequence[tuple[Setting, int]], history: History, found: Material
 ) -> dict[str, Any]:
-    squares = [square for square, _ in rows]
+    settings = [setting for setting, _ in rows]
     curves = {name: np.asarray(getattr(history.record, name)) for name in CURVES}
     same = {
         "task": group.task,
@@ -191,10 +199,10 @@ def _columns(
     }
     return {
         **{name: [value] * len(rows) for name, value in same.items()},
-        "stage": [square.stage for square in squares],
-        "arguments": [json.dumps(dict(square.arguments), sort_keys=True) for square in squares],
-        "value": [_value(group, square) for square in squares],
-        "learning_rate": [square.learning_rate for square in squares],
+        "stage": [setting.stage for setting in settings],
+        "arguments": [json.dumps(dict(setting.arguments), sort_keys=True) for setting in settings],
+        "value": [_value(group, setting) for setting in settings],
+        "learning_rate": [setting.learning_rate for setting in settings],
         "seed": [seed for _, seed in rows],
         **{name: np.asarray(history.scores[name], float) for name in ("valid", "test")},
         "failed": scores.failed(history.scores, found.floors),
@@ -213,6 +221,6 @@ def _sums(curves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _value(group: Group, square: Square) -> float:
+def _value(group: Group, setting: Setting) -> float:
     row = clippers.LEGEND[group.method]
-    return row.tuned(square.arguments, group.recipe) if row.argument else math.nan
+    return row.tuned(setting.arguments, group.recipe) if row.argument else math.nan

@@ -119,33 +119,3 @@ def _layer(chart: alt.Chart, name: str, scale: alt.Scale, span: list[float]) -> 
     if name == "change of the level":
         return drawn
     return drawn.encode(y=charts.logarithmic(span, "gradient norm (L2)", "norm"))
-
-
-def draw(norms: np.ndarray, found: clipax.Suggestion, name: str) -> charts.Spec:
-    """The norms of a run, its spikes, its changes of level and the threshold, on white."""
-    ends = charts.span(np.append(norms, found.threshold))
-    kinds = {update: "spike" for update in found.spikes}
-    points = charts.rows(
-        {
-            "update": range(len(norms)),
-            "norm": norms,
-            "kind": [kinds.get(update, "") for update in range(len(norms))],
-        }
-    )
-    base = alt.Chart(points).encode(
-        alt.X("update:Q", title="update"), charts.logarithmic(ends, "gradient norm (L2)", "norm")
-    )
-    threshold = alt.Chart(charts.rows({"norm": [found.threshold]}))
-    changes = alt.Chart(charts.rows({"update": list(found.changes)}))
-    layers = (
-        base.mark_line(color="#3b6ea5", strokeWidth=1.2),
-        base.transform_filter("datum.kind == 'spike'").mark_point(color="#c2571a", shape="cross"),
-        changes.mark_rule(color="#8a6fb0", strokeDash=[1, 2]).encode(x="update:Q"),
-        threshold.mark_rule(strokeDash=[5, 2]).encode(y="norm:Q"),
-    )
-    said = f"{name}: threshold {found.threshold:.3g}"
-    marks = "orange crosses: spikes; dotted: changes of the level; dashed: the threshold"
-    chart = alt.layer(*layers).properties(
-        width=640, height=260, background="white", title=alt.Title(said, subtitle=marks)
-    )
-    return charts.spec(chart)

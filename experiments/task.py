@@ -62,6 +62,6 @@ def module(name: str) -> Any:
     return importlib.import_module(f"{tasks.__name__}.{name}")
 
 
-def claim(name: str) -> str:
-    """First line of a task's docstring."""
+def question(name: str) -> str:
+    """First line of a task's docstring: the question it answers."""
     return module(name).__doc__.splitlines()[0]

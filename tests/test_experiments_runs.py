@@ -135,6 +135,15 @@ def test_all_blocks_and_stages_of_a_group_share_one_compilation():
     assert len(table) == group.runs == 34
 
 
+def test_programs_of_one_variant_are_gone_when_the_next_begins():
+    runner.compute(_group("value"), None)
+    runner.compute(_group("none"), None)
+    assert train._advance._cache_size() >= 2
+    study = Study(("regression",), ("none",), seeds=1, learning_rates=(0.1,), updates=6)
+    runner.compute(plan.groups(study, smoke=True)[0], None)
+    assert train._advance._cache_size() == 1
+
+
 @pytest.mark.parametrize("updates", [1, 7, 16, 60, 240, 810])
 def test_chunks_are_of_one_size_and_give_all_updates(updates):
     size = train.chunk_size(updates)
