@@ -7,16 +7,17 @@ class Family(NamedTuple):
     """What methods have in common, and the colour of their marks on light and dark paper."""
 
     color: str
+    hue: str
     meaning: str
 
 
 FAMILIES = {
-    "none": Family("#7d858c", "the gradient as it is"),
-    "fixed": Family("#2f7fd0", "a threshold that is given"),
-    "history": Family("#d1541c", "a threshold learned from the gradients so far"),
-    "relative": Family("#12915f", "a threshold relative to the parameters"),
-    "direction": Family("#b0569f", "every gradient is rescaled, small ones too"),
-    "wrapper": Family("#a67c00", "something around a clipper or an optimizer"),
+    "none": Family("#7d858c", "grey", "the gradient as it is"),
+    "fixed": Family("#2f7fd0", "blue", "a threshold that is given"),
+    "history": Family("#d1541c", "orange", "a threshold learned from the gradients so far"),
+    "relative": Family("#12915f", "green", "a threshold relative to the parameters"),
+    "direction": Family("#b0569f", "purple", "every gradient is rescaled, small ones too"),
+    "wrapper": Family("#a67c00", "ochre", "something around a clipper or an optimizer"),
 }
 LINKS = {
     "Andrew et al. 2021": "https://arxiv.org/abs/1905.03871",

@@ -93,6 +93,8 @@ class Report:
 
     out: Path = Path("results")
     """Folder that holds runs.parquet and receives the page."""
+    digest: Path | None = None
+    """Folder to keep in a repository, for a leaderboard in Markdown, CSV and SVG, not the page."""
 
 
 @dataclass(frozen=True)

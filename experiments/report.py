@@ -18,6 +18,7 @@ from experiments import charts
 from experiments.families import FAMILIES
 from experiments.pages import board, claims, methods, record, tasks, thresholds
 from experiments.pages.content import Content, Tried, look, told, valued
+from experiments.pages.reading import LIMITS
 from experiments.pages.tables import Cell, score, share
 from experiments.standings import Leaderboard
 from experiments.store import write_whole
@@ -95,13 +96,19 @@ def _pages(content: Content) -> Iterator[Page]:
         yield Page(f"method-{name}", name, "methods", "method", _method(content, name))
     if shown := claims.shown(content):
         yield Page("claims", "Claims", "claims", "claims", {"claims": shown})
-    yield Page("reading", "How to read this", "reading", "reading", {"families": FAMILIES})
+    yield Page(
+        "reading",
+        "How to read this",
+        "reading",
+        "reading",
+        {"families": FAMILIES, "limits": LIMITS},
+    )
     yield Page("record", "Record", "record", "record", _record(content))
 
 
 def _leaderboard(content: Content, found: Leaderboard) -> Page:
     values = {
-        "lead": board.lead(content),
+        "lead": board.lead(content, found),
         "standings": board.table(content.standings),
         "figures": board.figures(content, found),
         "by_task": board.by_task(content, found),
@@ -156,30 +163,30 @@ def _address(page: Page, pages: list[Page]) -> str:
 def _site_page(page: Page, pages: list[Page], same: dict[str, Any]) -> str:
     addresses = {other.id: f"{_address(other, pages)}.html" for other in pages}
     same = same | {"link": addresses.__getitem__, "records": "../runs.parquet"}
-    return _rendered("site", same | {"page": page, "body": _body(page, same)})
+    return rendered("site.html.j2", same | {"page": page, "body": _body(page, same)})
 
 
 def _single(pages: list[Page], same: dict[str, Any]) -> str:
     same = same | {"link": "#{}".format, "records": "runs.parquet"}
     assets = {"style": _asset("style.css"), "script": _asset("page.js"), "bundle": _bundle()}
     bodies = [(page, _body(page, same)) for page in pages]
-    return _rendered("single", same | {"pages": bodies} | assets)
+    return rendered("single.html.j2", same | {"pages": bodies} | assets)
 
 
 def _body(page: Page, same: dict[str, Any]) -> markupsafe.Markup:
-    return _rendered(page.template, same | {"page": page} | page.values)
+    return rendered(f"{page.template}.html.j2", same | {"page": page} | page.values)
 
 
-def _rendered(template: str, values: dict[str, Any]) -> markupsafe.Markup:
-    found = _environment().get_template(f"{template}.html.j2")
-    return markupsafe.Markup(found.render(values))
+def rendered(template: str, values: dict[str, Any]) -> markupsafe.Markup:
+    """A template filled in; what comes from outside is escaped in HTML."""
+    return markupsafe.Markup(_environment().get_template(template).render(values))
 
 
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(["html.j2"], default=False),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

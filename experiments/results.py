@@ -34,14 +34,15 @@ class Square:
 
     def median(self, column: str) -> float:
         """Median over seeds; a value that is not finite counts as the largest."""
-        return median(self._ordered(column))
+        return median(self.values(column))
 
     def extent(self, column: str) -> tuple[float, float]:
         """Smallest and largest value over seeds."""
-        values = self._ordered(column)
+        values = self.values(column)
         return values[0], values[-1]
 
-    def _ordered(self, column: str) -> list[float]:
+    def values(self, column: str) -> list[float]:
+        """Values in ascending order; those that are not finite are infinite."""
         values = (run[column] for run in self.runs)
         return sorted(value if math.isfinite(value) else math.inf for value in values)
 

@@ -1,6 +1,7 @@
 """The command line of the experiments, option by option and end to end."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from killed_runs import numbers
 
-from experiments import board, cli, clippers, config, options, plan, task
+from experiments import board, cli, clippers, config, options, plan, provenance, task
 from experiments.columns import COLUMNS, schema
 from experiments.errors import UserError
 
@@ -239,11 +240,25 @@ def test_two_methods_are_compared_on_each_task(smoke, capsys):
         assert wrong in capsys.readouterr().err
 
 
+def test_page_needs_the_curves_that_a_digest_leaves_out(smoke, tmp_path, capsys):
+    runs = pq.read_table(smoke[0] / "runs.parquet")
+    pq.write_table(runs.drop_columns(["loss"]), tmp_path / "runs.parquet")
+    assert cli.main(["report", "--out", str(tmp_path)]) == 2
+    assert "without curves, which the page shows" in capsys.readouterr().err
+
+
 def test_started_again_it_trains_nothing_and_says_the_same(smoke, environment):
     out, _ = smoke
     before = numbers(out / "runs.parquet")
     assert _run(out, environment).count("already there") == len(_planned())
     assert numbers(out / "runs.parquet") == before
+
+
+def test_values_are_checked_without_keeping_cores_idle(environment, tmp_path):
+    words = ["run", "clipped_gd", "--smoke", "--methods", "autoclip", "--values", "50"]
+    _run(tmp_path, environment, *words)
+    [versions] = set(pq.read_table(tmp_path / "runs.parquet")["versions"].to_pylist())
+    assert f"{min(provenance.cores(), 6)} cpu devices" in json.loads(versions)["machine"]
 
 
 def _wait_for_groups(out, process, count):

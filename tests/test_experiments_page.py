@@ -9,13 +9,26 @@ import re
 import altair as alt
 import made_up_runs as made_up
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import vl_convert
+from pyarrow import csv
 from rich.console import Console
 
-from experiments import charts, report, suggest
+from experiments import charts, digest, report, suggest
 from experiments.columns import COLUMNS
-from experiments.pages import board, content, methods, rates, tables, tasks, thresholds, traces
+from experiments.errors import UserError
+from experiments.pages import (
+    board,
+    claims,
+    content,
+    methods,
+    rates,
+    tables,
+    tasks,
+    thresholds,
+    traces,
+)
 from experiments.pages.content import Content
 from experiments.results import Runs
 
@@ -29,7 +42,8 @@ def example():
     for value, usable in ((math.nan, 1), (0.1, 2)):
         method = "none" if math.isnan(value) else "global_norm"
         scores = [9.0] * usable + [99.0] * (3 - usable)
-        rows += made_up.grid("chorales/lstm", method, scores, part="range", value=value)
+        for place in (PLACE, "chorales/lstm"):
+            rows += made_up.grid(place, method, scores, part="range", value=value)
     rows += made_up.grid("characters/transformer", "none", [9.0] * 3, part="zclip")
     return made_up.table(rows, command=COMMAND)
 
@@ -122,7 +136,8 @@ def test_what_comes_from_outside_is_escaped(folder):
 def test_leaderboard_says_who_is_better(folder):
     text = (folder / "site/index.html").read_text()
     assert "global_norm scores highest: 1.00 of 1" in text
-    assert "Better than no clipping: global_norm. Worse: zclip. No difference seen: value." in text
+    assert "Better than no clipping: global_norm. Worse than that: zclip." in text
+    assert "Neither, as far as is seen: value." in text
     assert "4 methods on 3 tasks" in text
 
 
@@ -206,6 +221,7 @@ def _figures(found):
     made = board.figures(found, found.board) if found.board else []
     for posed in tasks.variants(found, "chorales"):
         made += [posed.rates, *posed.traces]
+    made += [each.figure for each in claims.shown(found) if each.figure]
     return made + thresholds.figures(found, "zclip")
 
 
@@ -278,6 +294,45 @@ def test_docstrings_are_told_by_their_parts():
     said = content.told("chorales")
     assert said.title and said.question and {"Claim", "Protocol"} <= set(said.parts)
     assert content.told("lost").title == "lost"
+
+
+# The digest
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return digest.write(example(), tmp_path_factory.mktemp("digest")).parent
+
+
+def test_digest_tells_what_the_page_tells_and_its_pictures_are_there(kept):
+    text = (kept / "README.md").read_text()
+    for wanted in (
+        "global_norm scores highest: 1.00 of 1", "| zclip | 4.0 (4.0 to 4.0) | 0.375 ",
+        "**Holds.** chorales/tanh: 1.0 decades gained.", "**Not decided.**", COMMAND, "a machine",
+    ):  # fmt: skip
+        assert wanted in text, wanted
+    named = set(re.findall(r'(?:src|srcset)="([^"]+)"|\]\(([^)]+)\)', text))
+    files = {name for pair in named for name in pair if name}
+    assert files | {"README.md"} == {path.name for path in kept.iterdir()}
+    assert all("<svg" in path.read_text() for path in kept.glob("*.svg"))
+
+
+def test_digest_keeps_numbers_that_the_leaderboard_can_be_made_from_again(kept):
+    standings = csv.read_csv(kept / "standings.csv").to_pylist()
+    found = Content(pq.read_table(kept / "runs.parquet")).standings
+    assert [line["method"] for line in standings] == [line.method for line in found]
+    for line, again in zip(standings, found, strict=True):
+        assert line["tuned"] == again.tuned.value and line["rank_low"] == again.rank.low
+    scores = csv.read_csv(kept / "scores.csv").to_pylist()
+    chosen = {(row["task"], row["method"]): row for row in scores if row["stage"] == "chosen"}
+    assert len(scores) == 2 * len(chosen) == 24
+    assert chosen[PLACE, "zclip"]["test_median"] == 10.5
+    assert chosen[PLACE, "zclip"]["seeds"] == 5
+
+
+def test_runs_without_a_leaderboard_have_no_digest(tmp_path):
+    with pytest.raises(UserError, match="there is no leaderboard in these runs"):
+        digest.write(study(), tmp_path)
 
 
 # The terminal

@@ -4,13 +4,15 @@ import math
 import re
 import time
 
+import altair as alt
 import made_up_runs as made_up
 import numpy as np
 import pytest
 
-from experiments import claims, config
+from experiments import claims, config, plan
 from experiments.columns import COLUMNS
 from experiments.errors import UserError
+from experiments.pages import claims as page
 from experiments.results import Runs, Square, title
 from experiments.standings import Leaderboard, decades, difference, estimate, interquartile_mean
 
@@ -197,10 +199,6 @@ def test_profile_is_the_share_of_runs_above_each_score():
 # Claims
 
 
-def _answer(name, rows):
-    return claims.find(name).answer(_runs([run | {"part": name} for run in rows]))
-
-
 def _descents(plain, clipped, norms=(10, 1000)):
     rows = []
     for start, norm in enumerate(norms):
@@ -227,14 +225,19 @@ def _percentiles(tanh, lstm):
         for place, medians in ((TANH, tanh), ("characters/lstm", lstm))
         for percentile, median in zip((0, 1, 10, 50, 100), medians, strict=True)
         for run in made_up.grid(
-            place, "autoclip", [[99] * 2, [median, median + 0.1], [99] * 2], value=float(percentile)
+            place,
+            "autoclip",
+            [[99] * 5, [median + 0.01 * seed for seed in range(5)], [99] * 5],
+            value=float(percentile),
         )
     ]
 
 
 def _rates(place, **by_method):
     return [
-        run for method, rates in by_method.items() for run in made_up.grid(place, method, rates)
+        run
+        for method, rates in by_method.items()
+        for run in made_up.grid(place, method, [[score] * 5 for score in rates])
     ]
 
 
@@ -261,12 +264,14 @@ def _ranges(tanh, lstm):
 def _nats(**by_cell):
     return [
         run
-        for cell, scores in by_cell.items()
-        for run in made_up.square(f"chorales/reference {cell}", "global_norm", scores)
+        for cell, score in by_cell.items()
+        for run in made_up.square(f"chorales/reference {cell}", "global_norm", [score] * 5)
     ]
 
 
 GPT = "characters/transformer"
+_SELDOM = [0, 0.01, 0.02, 0.03]
+_OFTEN = {"global_norm": [0.1, 0.2, 0.3, 0.4], "value": [0.1, 0.2, 0.3, 0.4]}
 HOLDS, PARTLY, FAILS = "holds", "holds in part", "does not hold"
 JUDGED = [
     ("clipped_gd", HOLDS, _descents((20, 2000), (10, 11)), "0.02 with it"),
@@ -274,14 +279,20 @@ JUDGED = [
     ("clipped_gd", FAILS, _descents((20, 2000), (20, 2000)), "1.00 without"),
     ("clipped_gd", FAILS, _descents((20, 20), (20, 20)), "0.00 without"),
     ("clipped_gd", FAILS, _descents((20, 2000), (10, 1e12)), "does not arrive"),
-    ("memory", HOLDS, _lengths((5, 1, 0), (5, 4, 5)), "5 of 5 seeds learn with clipping"),
-    ("memory", PARTLY, _lengths((5, 4, 3), (5, 5, 4)), "p = 0.5"),
-    ("memory", PARTLY, _lengths((5, 1, 0), (4, 4, 5)), "0 of 5 without"),
+    ("memory", HOLDS, _lengths((5, 1, 0), (5, 4, 5)), "length 50, 5 of 5 and 0 of 5 (p = 0.031)"),
+    ("memory", PARTLY, _lengths((5, 1, 0), (4, 4, 5)), "length 20, 4 of 5 and 5 of 5 (p = 1)"),
+    ("memory", PARTLY, _lengths((0, 1, 0), (5, 4, 4)), "length 50, 4 of 5 and 0 of 5 (p = 0.062)"),
+    ("memory", FAILS, _lengths((5, 4, 3), (5, 5, 4)), "p = 0.5"),
     ("memory", FAILS, _lengths((5, 4, 0), (5, 4, 0)), "p = 1)"),
-    ("autoclip", HOLDS, _percentiles((9, 8, 9, 9, 10), (9, 9, 8, 9, 10)), "do not overlap"),
+    ("autoclip", HOLDS, _percentiles((9, 8, 9, 9, 10), (9, 9, 8, 9, 10)), "10 is better than 100"),
     ("autoclip", PARTLY, _percentiles((9, 8, 9, 9, 10), (9, 9, 9, 8, 10)), "50 is the best"),
     ("autoclip", FAILS, _percentiles((10, 9, 9, 8, 9), (10, 9, 9, 8, 9)), "0 the worst"),
-    ("autoclip", FAILS, _percentiles((9, 8.99, 9, 9, 9.02), (9, 9, 8.99, 9, 9.02)), "off) overlap"),
+    (
+        "autoclip",
+        FAILS,
+        _percentiles((9, 8.99, 9, 9, 9.01), (9, 9, 8.99, 9, 9.01)),
+        "1 is not surely better",
+    ),
     (
         "zclip",
         HOLDS,
@@ -298,41 +309,50 @@ JUDGED = [
         "zclip",
         FAILS,
         _rates(GPT, none=[9, 99, 99], global_norm=[9, 9, 99], zclip=[9, 9, 99]),
-        "are not all better",
+        "not surely better",
     ),
     (
         "adagc",
         HOLDS,
-        _spikes(global_norm=[0.1, 0.2], value=[0.1, 0.3], zclip=[0.05, 0.06], adagc=[0, 0.01]),
-        "0.500% with adagc",
+        _spikes(**_OFTEN, zclip=[0.05, 0.06, 0.07, 0.08], adagc=_SELDOM),
+        "1.500% with adagc",
     ),
     (
         "adagc",
         PARTLY,
-        _spikes(global_norm=[0.1, 0.2], value=[0.1, 0.3], zclip=[0, 0.01], adagc=[0, 0.01]),
+        _spikes(**_OFTEN, zclip=_SELDOM, adagc=_SELDOM),
         "2 of the 3 others",
     ),
     (
         "adagc",
         FAILS,
-        _spikes(global_norm=[0, 0], value=[0, 0], zclip=[0, 0], adagc=[0, 0]),
+        _spikes(global_norm=_SELDOM, value=_SELDOM, zclip=_SELDOM, adagc=[0.1, 0.2, 0.3, 0.4]),
         "0 of the 3 others",
+    ),
+    (
+        "adagc",
+        "not decided",
+        _spikes(global_norm=[0, 0], value=[0, 0], zclip=[0, 0], adagc=[0, 0]),
+        "0.000% with adagc",
     ),
     ("range", HOLDS, _ranges((1, 1, 2), (2, 3, 2)), "1.0 decades gained. chorales/lstm: 1.0"),
     ("range", PARTLY, _ranges((1, 1, 2), (2, 2, 2)), "chorales/lstm: 0.0 decades gained"),
     ("range", FAILS, _ranges((2, 1, 1), (2, 2, 2)), "chorales/tanh: 1.0 decades lost"),
-    ("likelihood", HOLDS, _nats(tanh=[9, 9], gru=[8, 8], lstm=[8.2, 8.4]), "tanh +1.0%, gru -5.1%"),
-    ("likelihood", PARTLY, _nats(tanh=[8.4], gru=[8.6], lstm=[8.3]), "lstm -1.8%"),
-    ("likelihood", FAILS, _nats(tanh=[8.4], gru=[8.4], lstm=[math.nan]), "lstm +inf%"),
+    ("likelihood", HOLDS, _nats(tanh=9, gru=8, lstm=8.2), "tanh +1.0%, gru -5.1%"),
+    ("likelihood", PARTLY, _nats(tanh=8.4, gru=8.6, lstm=8.3), "lstm -1.8%"),
+    ("likelihood", FAILS, _nats(tanh=8.4, gru=8.4, lstm=math.nan), "lstm +inf%"),
 ]
 
 
 @pytest.mark.parametrize(("name", "verdict", "rows", "reason"), JUDGED)
 def test_claims_are_judged_by_their_runs(name, verdict, rows, reason):
-    answer = _answer(name, rows)
-    assert answer is not None and answer.verdict == verdict
+    answer = claims.find(name).judge(_runs(rows))
+    assert answer.verdict == verdict
     assert reason in answer.reason
     assert answer.rows and all(len(row) == len(answer.columns) for row in answer.rows)
+    drawn = page.chart(answer.picture)
+    kind = alt.FacetChart if "facet" in drawn else alt.LayerChart
+    kind.from_dict(drawn, validate=True)
 
 
 @pytest.mark.parametrize("claim", claims.ALL, ids=lambda claim: claim.name)
@@ -344,14 +364,16 @@ def test_claims_are_complete(claim):
     assert claim.says.endswith(".") and claim.differs.endswith(".")
     assert isinstance(claim.study, config.Study)
     judged = {verdict for name, verdict, *_ in JUDGED if name == claim.name}
-    assert judged == {HOLDS, PARTLY, FAILS}
+    assert judged >= {HOLDS, PARTLY, FAILS}
 
 
 @pytest.mark.parametrize("claim", claims.ALL, ids=lambda claim: claim.name)
 def test_claims_without_their_runs_have_no_answer(claim):
     rows = [run | {"part": "leaderboard"} for run in made_up.grid(TANH, "none", [9, 9, 9])]
     assert claim.answer(_runs(rows)) is None
-    assert _answer(claim.name, rows) is None
+    asked = [(f"{group.task}/{group.variant}", group.method) for group in plan.groups(claim.study)]
+    whole = [made_up.row(*each, 9.0, part=claim.name) for each in asked]
+    assert claim.answer(_runs(whole[:-1])) is None
 
 
 def test_an_unknown_claim_is_named():

@@ -8,9 +8,19 @@ import numpy as np
 
 from experiments import charts
 from experiments.charts import Figure
+from experiments.families import FAMILIES
 from experiments.pages.content import Content, look, told
 from experiments.pages.tables import Cell, Column, Table, interval, number, percent, words
-from experiments.standings import BETTER, SAME, WORSE, Estimate, Leaderboard, Profile, Standing
+from experiments.standings import (
+    BETTER,
+    SAME,
+    WORSE,
+    Estimate,
+    Leaderboard,
+    Profile,
+    Standing,
+    difference,
+)
 
 _LOOKS = {BETTER: "better", WORSE: "worse"}
 _COLUMNS = (
@@ -32,7 +42,7 @@ def table(standings: Sequence[Standing]) -> Table:
 
 
 def _line(line: Standing) -> list[Cell]:
-    time = "–" if math.isnan(line.overhead) else f"{line.overhead:.2f} ×"
+    time = "–" if math.isnan(line.overhead) else f"{line.overhead:.1f} ×"
     return [
         words(line.method, page=f"method-{line.method}", color=look(line.method).color),
         number(line.rank.value, f"{line.rank.value:.1f}", note=interval(*line.rank, digits=1)),
@@ -50,18 +60,31 @@ def _estimate(found: Estimate) -> Cell:
     return number(found.value, f"{found.value:.3f}", note=interval(*found))
 
 
-def lead(content: Content) -> str:
+def lead(content: Content, board: Leaderboard) -> str:
     """What the table says, in a few sentences."""
     lines = content.standings
     told = [
         f"{lines[0].method} scores highest: {lines[0].tuned.value:.2f} of 1 "
         f"({interval(*lines[0].tuned)})."
     ]
-    heads = {BETTER: "Better than no clipping", WORSE: "Worse", SAME: "No difference seen"}
+    if names := _as_good(lines, board):
+        told.append(f"No difference from it is seen for {', '.join(names)}.")
+    heads = {
+        BETTER: "Better than no clipping",
+        WORSE: "Worse than that",
+        SAME: "Neither, as far as is seen",
+    }
     for verdict, head in heads.items():
         if names := _names(lines, verdict):
             told.append(f"{head}: {', '.join(names)}.")
     return " ".join(told)
+
+
+def _as_good(lines: Sequence[Standing], board: Leaderboard) -> list[str]:
+    """Methods whose difference from the first may be 0."""
+    first = board.scores(lines[0].method)
+    others = [line.method for line in lines[1:]]
+    return [name for name in others if difference(first, board.scores(name)).verdict == SAME]
 
 
 def _names(lines: Sequence[Standing], verdict: str) -> list[str]:
@@ -75,11 +98,16 @@ def figures(content: Content, board: Leaderboard) -> list[Figure]:
 
 def _intervals(content: Content) -> Figure:
     lines = content.standings
+    there = {look(line.method).family for line in lines}
+    hues = "; ".join(
+        f"{each.hue}: {each.meaning}" for name, each in FAMILIES.items() if name in there
+    )
     return Figure(
         name="intervals",
         title="Scores with their intervals",
         caption="Filled: the argument chosen on the grid; open: the default arguments. The bar is "
-        "the 95 % interval over seeds. Two methods whose bars overlap may well be equal.",
+        "the 95 % interval over seeds. Two methods whose bars overlap may well be equal. "
+        f"Colours, {hues}.",
         described=f"Scores of {len(lines)} methods with intervals, the best on top; the table "
         "above has the numbers.",
         spec=_interval_chart(lines),

@@ -87,9 +87,14 @@ def interval(value: float, low: float, high: float, digits: int = 2) -> str:
     return ends or "too few seeds"
 
 
+def _plain(value: float) -> Cell:
+    whole = float(value).is_integer() and abs(value) < 1e6
+    return number(value, f"{value:,.0f}" if whole else "")
+
+
 def simple(title: str, heads: Sequence[str], lines: Iterable[Sequence[float | str]]) -> Table:
     """A table of words and numbers as they are."""
-    made = [[words(x) if isinstance(x, str) else number(x) for x in line] for line in lines]
+    made = [[words(x) if isinstance(x, str) else _plain(x) for x in line] for line in lines]
     numbers = [any(row[i].key is not None for row in made) for i in range(len(heads))]
     columns = [Column(*pair) for pair in zip(heads, numbers, strict=True)]
     return Table(title, columns, made)
