@@ -1,5 +1,6 @@
 """What README.md says: its blocks run, its tables and its claims hold."""
 
+import csv
 import math
 import pathlib
 import re
@@ -292,6 +293,37 @@ def test_spike_after_a_nan_is_clipped_to_twice_the_calm_norm():
 
 SCHEDULE = optax.linear_schedule(10.0, 0.1, 20)
 NAMES = {"optax": optax, "clipax": clipax, "math": math, "schedule": SCHEDULE}
+
+
+@pytest.fixture
+def standings():
+    with (ROOT / "docs/leaderboard/standings.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_top_of_the_leaderboard_is_that_of_its_file(standings):
+    lines = {line["method"]: line for line in standings}
+    shown = [row[0].strip("`") for row in table("Which one is worth using")]
+    assert [line["method"] for line in standings if line["method"] in shown] == shown
+    for name, tuned, default, rank, failed in table("Which one is worth using"):
+        line = lines[name.strip("`")]
+        assert (tuned, default) == tuple(_ends(line, part, 2) for part in ("tuned", "default"))
+        assert rank == _ends(line, "rank", 1)
+        assert failed == f"{float(line['failed']):.0%}".replace("%", " %")
+
+
+def _ends(line, part, digits):
+    value, low, high = (float(line[part + end]) for end in ("", "_low", "_high"))
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def test_sentences_on_the_leaderboard_count_its_lines(standings):
+    text = SECTIONS["Which one is worth using"]
+    assert f"{len(standings)} methods" in text
+    (worse,) = [line["method"] for line in standings if line["verdict"] == "worse"]
+    assert f"only `{worse}` is worse" in text
+
+
 COUNTERPARTS = table("Coming from elsewhere")
 FROM_OPTAX = [row for row in COUNTERPARTS if row[0].startswith("`optax.")]
 
