@@ -3,7 +3,6 @@
 A judge gets the grid of its study, complete; `claims.Claim.decides` says in words what it asks.
 """
 
-
 import numpy as np
 
 from experiments.answers import (

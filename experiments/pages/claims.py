@@ -61,8 +61,8 @@ def _shown(content: Content, claim: Claim) -> Shown:
 
 def _figure(content: Content, claim: Claim, answer: Answer) -> Figure:
     picture = answer.picture
-    seeds = any(math.isfinite(mark.low) for mark in picture.marks)
-    bars = "The bar is the extent over seeds." if seeds else "The numbers of the table below."
+    extents = _has_extents(picture)
+    bars = "The bar is the extent over seeds." if extents else "The numbers of the table below."
     return Figure(
         name=f"{claim.name}-figure",
         title=f"{picture.value.capitalize()} by {picture.at}",
@@ -81,11 +81,13 @@ def chart(picture: Picture) -> charts.Spec:
     base = _base(picture, series)
     value = _value(picture, "value")
     layers = [
-        base.mark_rule(strokeWidth=2, opacity=0.5).encode(y=_value(picture, "low"), y2="high:Q"),
         base.mark_point(size=70, filled=True, opacity=1).encode(
             y=value, shape=_scale(alt.Shape, series, _SHAPES), tooltip=_tooltip(picture)
-        ),
+        )
     ]
+    if _has_extents(picture):
+        bars = base.mark_rule(strokeWidth=2, opacity=0.5)
+        layers.insert(0, bars.encode(y=_value(picture, "low"), y2="high:Q"))
     if _numbers(picture):
         layers.insert(0, base.mark_line(strokeWidth=1.8).encode(y=value))
     data = charts.records([mark._asdict() | {"told": score(mark.value)} for mark in picture.marks])
@@ -95,6 +97,10 @@ def chart(picture: Picture) -> charts.Spec:
     facet = alt.Facet("panel:N", title=None, sort=panels, header=charts.header())
     apart = drawn.facet(facet=facet, data=data, columns=1)
     return charts.spec(apart.resolve_axis(x="independent").properties(spacing=18))
+
+
+def _has_extents(picture: Picture) -> bool:
+    return any(math.isfinite(mark.low) for mark in picture.marks)
 
 
 def _numbers(picture: Picture) -> list[float]:
