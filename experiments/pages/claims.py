@@ -114,7 +114,7 @@ def _base(picture: Picture, series: list[str]) -> alt.Chart:
     numbers = _numbers(picture)
     if numbers:
         scale = alt.Scale(type="log", domain=charts.span(numbers, 1.25), nice=False)
-        axis = alt.Axis(values=numbers, format="~r", labelOverlap=True, grid=False)
+        axis = alt.Axis(values=numbers, format=".3~r", labelOverlap=True, grid=False)
         return found.encode(x=alt.X("at:Q", title=picture.at, scale=scale, axis=axis))
     axis = alt.Axis(labelAngle=0, grid=False, labelLimit=120)
     order = list(dict.fromkeys(str(mark.at) for mark in picture.marks))
