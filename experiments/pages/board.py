@@ -183,7 +183,12 @@ def _profiles(content: Content, board: Leaderboard) -> Figure:
 
 
 def _profile_chart(profiles: Mapping[str, Profile]) -> charts.Spec:
-    pairs = [(name, shown) for name in profiles for shown in {name, "none"} if shown in profiles]
+    pairs = [
+        (name, shown)
+        for name in profiles
+        for shown in dict.fromkeys(("none", name))
+        if shown in profiles
+    ]
     rows = [row for pair in pairs for row in _profile_rows(*pair, profiles)]
     base = alt.Chart().encode(
         x=alt.X("score:Q", title="score", axis=alt.Axis(values=[0, 0.5, 1], grid=False)),
