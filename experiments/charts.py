@@ -24,6 +24,7 @@ _INKS = {
     "light": {"ink": "#1d2329", "muted": "#59636e", "grid": "#e6e9ec"},
     "dark": {"ink": "#e6eaee", "muted": "#a2acb6", "grid": "#2b333b"},
 }
+THEMES = tuple(_INKS)
 
 
 class Figure(NamedTuple):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import vl_convert
 from pyarrow import csv
 
-from experiments import charts, report
+from experiments import charts, report, results
 from experiments.charts import Figure, Spec
 from experiments.errors import UserError
 from experiments.pages import board, claims, record
@@ -19,10 +19,9 @@ from experiments.pages.content import Content, Tried
 from experiments.pages.reading import LIMITS
 from experiments.results import Square
 from experiments.standings import Estimate, Leaderboard, Standing
-from experiments.store import write_parquet, write_whole
+from experiments.store import write_parquet, write_text, write_whole
 
 _WIDTH, _PANEL, _COLUMNS = 640, 300, 2
-THEMES = ("light", "dark")
 Row = dict[str, Any]
 
 
@@ -48,16 +47,17 @@ def write(table: pa.Table, folder: Path) -> Path:
     first = board.figures(content, content.board)
     figures = first + [each.figure for each in shown if each.figure]
     drawn = {
-        picture(figure, theme): svg(figure.spec, theme) for figure in figures for theme in THEMES
+        picture(figure, theme): svg(figure.spec, theme)
+        for figure in figures
+        for theme in charts.THEMES
     }
     for name, text in drawn.items():
-        _put(folder / name, text)
+        write_text(folder / name, text)
     for old in set(folder.glob("*.svg")) - {folder / name for name in drawn}:
         old.unlink()
     _put_csv(folder / "standings.csv", [_standing(line) for line in content.standings])
     _put_csv(folder / "scores.csv", list(_scores(content, content.board)))
-    curves = [name for name in table.column_names if pa.types.is_list(table[name].type)]
-    write_parquet(table.drop_columns(curves), folder / "runs.parquet")
+    write_parquet(table.select(results.scalars(table)), folder / "runs.parquet")
     values = {
         "content": content,
         "facts": record.facts(content),
@@ -69,7 +69,7 @@ def write(table: pa.Table, folder: Path) -> Path:
         "limits": LIMITS,
         "picture": picture,
     }
-    _put(folder / "README.md", report.rendered("digest.md.j2", values))
+    write_text(folder / "README.md", report.rendered("digest.md.j2", values))
     return folder / "README.md"
 
 
@@ -86,10 +86,6 @@ def svg(spec: Spec, theme: str) -> str:
     else:
         spec |= {"width": _WIDTH}
     return vl_convert.vegalite_to_svg(spec)
-
-
-def _put(path: Path, text: str) -> None:
-    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def _put_csv(path: Path, rows: list[Row]) -> None:

@@ -21,7 +21,7 @@ from experiments.pages.content import Content, Tried, look, told, valued
 from experiments.pages.reading import LIMITS
 from experiments.pages.tables import Cell, score, share
 from experiments.standings import Leaderboard
-from experiments.store import write_whole
+from experiments.store import write_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PLACES = {
@@ -66,10 +66,10 @@ def write(table: pa.Table, out: Path) -> Path:
     site.mkdir(parents=True, exist_ok=True)
     files = _site(pages, same)
     for name, text in files.items():
-        _put(site / name, text)
+        write_text(site / name, text)
     for old in set(site.glob("*.html")) - {site / name for name in files}:
         old.unlink()
-    _put(out / "report.html", _single(pages, same))
+    write_text(out / "report.html", _single(pages, same))
     return out / "report.html"
 
 
@@ -78,10 +78,6 @@ def _site(pages: list[Page], same: dict[str, Any]) -> dict[str, str]:
     files = {f"{_address(page, pages)}.html": _site_page(page, pages, same) for page in pages}
     assets = {name: _asset(name) for name in ("page.js", "style.css")}
     return {**files, **assets, "charts.js": _bundle()}
-
-
-def _put(path: Path, text: str) -> None:
-    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def _pages(content: Content) -> Iterator[Page]:
@@ -152,7 +148,7 @@ def _same(content: Content, pages: list[Page]) -> dict[str, Any]:
         "menu": [(page.id, page.title) for page in pages if page.id == page.menu],
         "home": pages[0].id,
         "known": there.__contains__,
-        "themes": {name: charts.theme(name) for name in ("light", "dark")},
+        "themes": {name: charts.theme(name) for name in charts.THEMES},
     }
 
 

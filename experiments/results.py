@@ -137,9 +137,13 @@ def _grouped(rows: Sequence[Run], *columns: str) -> dict[tuple[str, ...], list[R
     return groups
 
 
+def scalars(table: pa.Table) -> list[str]:
+    """Names of all columns but the curves."""
+    return [name for name in table.column_names if not pa.types.is_list(table[name].type)]
+
+
 def _read(table: pa.Table) -> list[Run]:
-    scalars = [name for name in table.column_names if not pa.types.is_list(table[name].type)]
-    rows = table.select(scalars).to_pylist()
+    rows = table.select(scalars(table)).to_pylist()
     return [run | {"row": number} for number, run in enumerate(rows)]
 
 

@@ -88,6 +88,11 @@ def write_parquet(table: pa.Table, path: Path) -> None:
     write_whole(path, lambda file: pq.write_table(table, file, write_page_checksum=True))
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text to a file that appears under its name only when it is complete."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
 def write_whole(path: Path, write: Callable) -> None:
     """Let `write(file)` fill a file that appears under its name only when it is complete."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{time.time_ns()}.tmp")

@@ -13,7 +13,7 @@ import clipax
 from experiments import charts, results
 from experiments.errors import UserError
 from experiments.results import Runs
-from experiments.store import write_whole
+from experiments.store import write_text
 
 _FILES = "a .npy file, a .csv file with a column `norm`, or a text file with one norm a line"
 
@@ -40,7 +40,7 @@ def write(run: str, out: Path) -> tuple[str, clipax.Suggestion, Path]:
     picture = out / f"suggest-{Path(run).stem}.svg"
     spec = _chart(norms, found, f"{name}: threshold {found.threshold:.3g}")
     drawn = vl_convert.vegalite_to_svg(spec | {"config": charts.theme("light")})
-    write_whole(picture, lambda file: file.write(drawn.encode()))
+    write_text(picture, drawn)
     return name, found, picture
 
 
