@@ -14,7 +14,6 @@ import clipax
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "docs/methods.md").read_text()
-README = (ROOT / "README.md").read_text()
 BLOCKS = [
     inspect.cleandoc("\n" + code)
     for code in re.findall(r"^ *```python\n(.*?)^ *```", TEXT, re.MULTILINE | re.DOTALL)

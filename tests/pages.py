@@ -1,11 +1,15 @@
 """Pages with blocks of code that run and say what they print."""
 
 import contextlib
+import csv
 import io
+import pathlib
 import re
 from typing import Any
 
 import numpy as np
+
+LEADERBOARD = pathlib.Path(__file__).parents[1] / "docs/leaderboard"
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -24,6 +28,12 @@ def anchors(text: str) -> list[str]:
     """What links to the headings of a page end in."""
     headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
     return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings]
+
+
+def standings() -> list[dict[str, str]]:
+    """The lines of the committed leaderboard, the best first."""
+    with (LEADERBOARD / "standings.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def assert_prints_what_it_says(code: str) -> None:

@@ -1,5 +1,6 @@
 """What docs/methods.md says: its rows are complete, its expressions and numbers right."""
 
+import collections
 import functools
 import inspect
 import math
@@ -19,7 +20,6 @@ from methods_page import (
     OWN,
     PARAMS,
     QUICK,
-    README,
     ROOT,
     ROUNDED,
     TEXT,
@@ -31,6 +31,7 @@ from methods_page import (
     section,
     series,
 )
+from pages import LEADERBOARD, standings
 
 import clipax
 from clipax import measures, rules, thresholds
@@ -197,13 +198,24 @@ def test_list_of_decisions_is_short_and_its_clippers_exist():
             assert hasattr(clipax, name) or name in NAMES, name
 
 
-def test_what_is_said_of_the_chorales_stands_in_the_readme():
+def test_what_is_said_of_the_leaderboard_stands_there():
     (row,) = [row for row in rows_under("who") if row[0] == "this project"]
-    told = section("What it does to training", README)
-    numbers = re.findall(r"\d+\.\d+", row[2])
-    assert len(numbers) == 5 and set(numbers) <= set(re.findall(r"\d+\.\d+", told))
-    assert "three seeds" in row[1] and "three seeds" in told
-    assert "not tuned" in told and "Adaptive thresholds followed explosions too" in told
+    verdicts = collections.Counter(line["verdict"] for line in standings())
+    better, worse, neither = (verdicts[key] for key in ("better", "worse", "no difference seen"))
+    assert f"{len(standings())} methods" in row[1]
+    assert f"{better} better than no clipping, {worse} worse, {neither} no different" in row[2]
+    told = (LEADERBOARD / "README.md").read_text().split("\n### range\n")[1]
+    for net, words in (("tanh", "a tanh network"), ("lstm", "an LSTM")):
+        cells = re.search(rf"^\| chorales/{net} \| ([\d.]+) \| ([\d.]+) \|", told, re.MULTILINE)
+        assert cells is not None
+        without, clipped = map(float, cells.groups())
+        assert f"from {without:.1f} to {clipped:.1f}" in row[2].split(f" for {words}")[0][-40:]
+
+
+def test_leader_among_default_arguments_is_named():
+    lead = max(standings(), key=lambda line: float(line["default"]))["method"]
+    (item,) = re.findall(r"^\d+\. [^.]*led\s+our comparison", TEXT, re.MULTILINE)
+    assert f"`{lead}()`, which" in item
 
 
 # The links.
