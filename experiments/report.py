@@ -187,7 +187,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"json": _json, "key": _key, "prose": _prose}
+    environment.filters |= {"json": _json, "key": _key, "prose": _prose, "breakable": _breakable}
     return environment
 
 
@@ -208,6 +208,11 @@ def _prose(text: str) -> markupsafe.Markup:
     safe = str(markupsafe.escape(text))
     linked = re.sub(r"(https?://[^\s,)]+[^\s,).])", r'<a href="\1">\1</a>', safe)
     return markupsafe.Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", linked))
+
+
+def _breakable(name: str) -> markupsafe.Markup:
+    """A name that may go on in the next line behind a slash."""
+    return markupsafe.escape(name).replace("/", markupsafe.Markup("/<wbr>"))
 
 
 @cache

@@ -34,6 +34,7 @@ _COLUMNS = (
     Column("spikes", about="share of the steps at which the loss jumped"),
     Column("time", about="time an update relative to none"),
 )
+_FEW = 6  # methods that a sentence names; of more it gives the number
 
 
 def table(standings: Sequence[Standing]) -> Table:
@@ -75,8 +76,9 @@ def lead(content: Content, board: Leaderboard) -> str:
         SAME: "Neither, as far as is seen",
     }
     for verdict, head in heads.items():
-        if names := _names(lines, verdict):
-            told.append(f"{head}: {', '.join(names)}.")
+        if names := [line.method for line in lines if line.verdict == verdict]:
+            few = len(names) <= _FEW
+            told.append(f"{head}: {', '.join(names) if few else f'{len(names)} methods'}.")
     return " ".join(told)
 
 
@@ -85,10 +87,6 @@ def _as_good(lines: Sequence[Standing], board: Leaderboard) -> list[str]:
     first = board.scores(lines[0].method)
     others = [line.method for line in lines[1:]]
     return [name for name in others if difference(first, board.scores(name)).verdict == SAME]
-
-
-def _names(lines: Sequence[Standing], verdict: str) -> list[str]:
-    return [line.method for line in lines if line.verdict == verdict]
 
 
 def figures(content: Content, board: Leaderboard) -> list[Figure]:

@@ -9,9 +9,8 @@ from experiments import charts
 from experiments.charts import Figure
 from experiments.pages import traces
 from experiments.pages.content import UNITS, Content, Tried, look, valued
-from experiments.pages.methods import tried, typical
+from experiments.pages.methods import shown, tried, typical
 from experiments.pages.tables import score, share
-from experiments.results import Run
 
 
 def figures(content: Content, method: str) -> list[Figure]:
@@ -94,8 +93,8 @@ def _argument_rows(place: str, each: Tried) -> list[dict[str, Any]]:
 
 def _thresholds(content: Content, method: str) -> Figure | None:
     found = tried(content, method)
-    place = typical(list(found))
-    run = _shown(found[place])
+    place = typical(found)
+    run = shown(found[place])
     runs = found[place].runs
     if not np.isfinite(runs.curve(run, "threshold")).any():
         return None
@@ -112,8 +111,3 @@ def _thresholds(content: Content, method: str) -> Figure | None:
         command=content.command([place], [method]),
         numbers=traces.numbers(runs, run, title),
     )
-
-
-def _shown(each: Tried) -> Run:
-    """A run with the default arguments at their best learning rate."""
-    return min(each.row(each.default), key=lambda square: square.median("valid")).runs[0]
