@@ -37,6 +37,7 @@ from experiments.store import Store, write_parquet
 
 INTERRUPTED = 130
 _PAGE_EVERY = 60.0
+_PAGE_SHARE = 20  # a page waits this many times as long as the last one took
 
 
 class Interrupted(Exception):
@@ -127,14 +128,16 @@ def _interruptible(work: Callable[[], pa.Table]) -> pa.Table:
 
 
 def _pages(out: Path, about: dict[str, Any]) -> Callable[[pa.Table], None]:
-    """Write the runs so far and their page, at most once a minute."""
-    last = time.monotonic()
+    """Write the runs so far and their page, at most once a minute, in a small part of the time."""
+    due = time.monotonic() + _PAGE_EVERY
 
     def on_variant(table: pa.Table) -> None:
-        nonlocal last
-        if time.monotonic() - last > _PAGE_EVERY:
+        nonlocal due
+        begin = time.monotonic()
+        if begin > due:
             _write(out, table, about)
-            last = time.monotonic()
+            end = time.monotonic()
+            due = end + max(_PAGE_EVERY, _PAGE_SHARE * (end - begin))
 
     return on_variant
 

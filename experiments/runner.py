@@ -127,6 +127,11 @@ def choose(group: Group, grid: pa.Table) -> list[Setting]:
     ]
 
 
+def block(group: Group) -> int:
+    """Runs that are trained together: times of groups with the same number can be compared."""
+    return min(_BLOCK, max(group.grid, 2 * len(group.held_out)))
+
+
 def _part(
     group: Group,
     settings: Sequence[Setting],
@@ -143,7 +148,7 @@ def _part(
         _runs(rows),
         found.arrays,
         updates=updates,
-        block=min(_BLOCK, group.grid),
+        block=block(group),
         on_chunk=lambda steps: on_runs(steps / updates),
     )
     seconds = (time.monotonic() - begin) / len(rows)

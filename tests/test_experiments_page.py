@@ -15,7 +15,7 @@ import vl_convert
 from pyarrow import csv
 from rich.console import Console
 
-from experiments import charts, digest, report, suggest
+from experiments import charts, clippers, digest, report, suggest
 from experiments.columns import COLUMNS
 from experiments.errors import UserError
 from experiments.pages import (
@@ -139,6 +139,30 @@ def test_leaderboard_says_who_is_better(folder):
     assert "Better than no clipping: global_norm. Worse than that: zclip." in text
     assert "Neither, as far as is seen: value." in text
     assert "4 methods on 3 tasks" in text
+
+
+def test_many_methods_are_counted_not_named():
+    names = [name for name in clippers.NAMES if name != "none"][:7]
+    known = {"none": [11.0] * 5} | dict.fromkeys(names, [9.0] * 5)
+    found = Content(made_up.table(made_up.leaderboard({PLACE: known})))
+    assert "Better than no clipping: 7 methods." in board.lead(found, found.board)
+
+
+def test_methods_with_the_same_scores_are_named():
+    known = {"none": [11.0] * 5, "delta_clip": [9.0] * 5, "global_norm": [9.0] * 5}
+    found = Content(made_up.table(made_up.leaderboard({PLACE: known})))
+    said = methods.summary(found, "delta_clip")
+    assert "Run for run the scores of global_norm." in said
+    assert "Run for run" not in methods.summary(found, "none")
+
+
+def test_threshold_is_shown_where_the_method_clips():
+    rows = made_up.grid("characters/lstm", "zclip", [9.0] * 3, part="study", clip_share=0.0)
+    rows += made_up.grid(PLACE, "zclip", [9.0] * 3, part="study")
+    assert methods.typical(methods.tried(Content(made_up.table(rows)), "zclip")) == PLACE
+    assert methods.typical(methods.tried(Content(made_up.table(rows[:3])), "zclip")) == (
+        "characters/lstm"
+    )
 
 
 def test_record_has_all_that_may_change_a_number(folder):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from experiments import columns, config, plan, runner, scores, task, train
+from experiments import board, columns, config, plan, runner, scores, task, train
 from experiments.config import Study
 from experiments.progress import Outcome, Progress, clock, work
 
@@ -133,6 +133,14 @@ def test_all_blocks_and_stages_of_a_group_share_one_compilation():
     table = runner.compute(group, None)
     assert train._advance._cache_size() == before + 1
     assert len(table) == group.runs == 34
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_groups_of_the_leaderboard_have_blocks_of_one_size(full):
+    parts = [part for part in board.leaderboard(full=full) if part.name == board.LEADERBOARD]
+    groups = board.distinct(parts)
+    assert {group.method for group in groups} > {"none", "global_norm"}
+    assert len({runner.block(group) for group in groups}) == 1
 
 
 def test_programs_of_one_variant_are_gone_when_the_next_begins():
