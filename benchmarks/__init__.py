@@ -1,0 +1,1 @@
+"""What clipping costs beside its peers: `python -m benchmarks`."""

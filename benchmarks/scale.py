@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import tpu_aot
-from benchmarks.step_time import add_names
-from benchmarks.tpu_aot import CLIPPERS, COLLECTIVES, Counts
+from benchmarks.programs import COLLECTIVES, spread
+from benchmarks.tpu_aot import CLIPPERS, Counts, add_names
 
 
 class Model(NamedTuple):
@@ -60,7 +60,7 @@ class Model(NamedTuple):
         return {f"block{i}": described(block) for i in range(self.blocks)}
 
     def on(self, mesh: Mesh) -> Any:
-        return tpu_aot.spread(self.params, mesh, axis=int(self.stacked))
+        return spread(self.params, mesh, axis=int(self.stacked))
 
     def __str__(self) -> str:
         leaves = jax.tree.leaves(self.params)
@@ -133,7 +133,9 @@ def cells(ours: Counts, theirs: Counts) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("state", "devices", "leaves"))
     add_names(parser, "clippers", CLIPPERS)
     arguments = parser.parse_args()

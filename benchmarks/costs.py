@@ -1,0 +1,104 @@
+"""Suite `costs`: what a compiler counts, the same at every run on the same packages."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import clipax
+from benchmarks import programs
+from benchmarks.cases import OURS, Case
+from benchmarks.methods import METHODS, Make
+from benchmarks.steps import behind
+from benchmarks.timing import Timed
+from benchmarks.trees import Leaves
+from benchmarks.workers import of_devices
+
+TREE = Leaves(16, 2**16, columns=256)
+COUNTED = ("global_norm", "adaptive", "per_leaf", "value")
+
+
+def cases(*, quick: bool) -> Iterator[Case]:
+    del quick
+    for dtype in (jnp.float32, jnp.bfloat16):
+        yield _temporary(dtype)
+    yield _flops()
+    for name in COUNTED:
+        yield _compilations(name)
+    yield _collectives()
+
+
+def _temporary(dtype: Any) -> Case:
+    def bytes_of(clipper: optax.GradientTransformation) -> float:
+        analysis: Any = _clip(clipper, TREE.normal(dtype)).memory_analysis()
+        return float(analysis.temp_size_in_bytes)
+
+    def make() -> Mapping[str, Timed]:
+        return {
+            OURS: lambda: bytes_of(clipax.global_norm(1.0)),
+            "optax": lambda: bytes_of(optax.clip_by_global_norm(1.0)),
+            "one leaf": lambda: float(TREE.size * jnp.dtype(dtype).itemsize),
+        }
+
+    work = f"temporary memory, global_norm, {jnp.dtype(dtype).name}, {TREE}"
+    return Case("costs", work, {"one leaf": 0.1, "optax": None}, make, unit="bytes")
+
+
+def _flops() -> Case:
+    def flops(clipper: optax.GradientTransformation) -> float:
+        return float(programs.costs(_clip(clipper, TREE.normal()))[0]["flops"])
+
+    def make() -> Mapping[str, Timed]:
+        return {
+            OURS: lambda: flops(clipax.global_norm(1.0)),
+            "optax": lambda: flops(optax.clip_by_global_norm(1.0)),
+            "5 an entry": lambda: 5.0 * TREE.entries,
+        }
+
+    goals = {"5 an entry": 1.001, "optax": None}
+    return Case("costs", f"flops, global_norm, {TREE}", goals, make, unit="flops")
+
+
+def _clip(clipper: optax.GradientTransformation, tree: Any) -> jax.stages.Compiled:
+    update = jax.jit(lambda g, s: clipper.update(g, s), donate_argnums=(0, 1), keep_unused=True)
+    return update.lower(tree, clipper.init(tree)).compile()
+
+
+def _compilations(name: str) -> Case:
+    """Compilations of a step in five steps, whose thresholds and norms differ."""
+
+    def made() -> float:
+        return _compiled_in_steps(METHODS[name], steps=5)
+
+    work = f"compilations in 5 steps, {name} and Adam"
+    return Case("costs", work, {"one": 1.0}, lambda: {OURS: made, "one": lambda: 1.0}, unit="times")
+
+
+def _compiled_in_steps(make: Make, steps: int) -> float:
+    optimizer = behind(make())
+    params = Leaves(2, 2**10, columns=32).normal()
+    state = optimizer.init(params)
+    step = jax.jit(lambda g, s, p: optimizer.update(g, s, p))
+    for i in range(steps):
+        _, state = step(jax.tree.map(lambda x, i=i: x * 10.0**i, params), state, params)
+    return float(step._cache_size())  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _collectives() -> Case:
+    def make() -> Mapping[str, Timed]:
+        worker, factory = of_devices(8), "benchmarks.costs:all_reduced"
+        return worker.make(OURS, factory, ours=True) | worker.make("optax", factory, ours=False)
+
+    work = f"bytes that devices reduce, global_norm and Adam, {TREE} on 8 devices"
+    return Case("costs", work, {"optax": 1.0}, make, unit="bytes")
+
+
+def all_reduced(ours: bool) -> Timed:
+    """The number of bytes that are put into collectives on the usual path, under FSDP."""
+    clipper = clipax.global_norm(1.0) if ours else optax.clip_by_global_norm(1.0)
+    mesh = jax.make_mesh((jax.device_count(),), ("devices",))
+    params = programs.spread(TREE.described(), mesh)
+    usual, _ = programs.costs(programs.compiled_step(behind(clipper), params))
+    return lambda: float(usual["collective bytes"])

@@ -1,0 +1,109 @@
+"""Suites `compile` and `import`: what is paid once."""
+
+import functools
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import clipax
+from benchmarks.cases import OURS, Case
+from benchmarks.methods import Make
+from benchmarks.timing import Timed
+from benchmarks.trees import Leaves
+
+LAYER = {
+    "kernel": (64, 256),
+    "recurrent": (64, 256),
+    "bias": (256,),
+    "scale": (64,),
+    "shift": (64,),
+    "output": (64, 64),
+}
+COMPILED: dict[str, Make] = {
+    "global_norm": functools.partial(clipax.global_norm, 1.0),
+    "per_layer": functools.partial(clipax.per_layer, 1.0),
+    "per_leaf": functools.partial(clipax.per_leaf, 1.0),
+    "moving_average, per leaf": lambda: clipax.moving_average(measure=clipax.measures.per_leaf()),
+}
+ADAPTIVE_GOAL, NARROW_GOAL = 4.0, 0.5
+MORE = 0.010  # seconds that `import clipax` may take over `import optax`
+
+
+def cases(*, quick: bool) -> Iterator[Case]:
+    trees = _trees(layers=2 if quick else 50)
+    for name, tree in list(trees.items())[: 1 if quick else None]:
+        for clipper in COMPILED:
+            goal = ADAPTIVE_GOAL if clipper == "moving_average, per leaf" else None
+            yield compiled(clipper, name, tree, goal)
+    many = Leaves(20 if quick else 1000, 2**10)
+    narrow = many.described(jnp.bfloat16)
+    yield compiled("global_norm", f"bfloat16, {many}", narrow, NARROW_GOAL)
+    yield _imported()
+
+
+def _trees(layers: int) -> dict[str, Any]:
+    recurrent = [dict(LAYER) for _ in range(layers)]
+    count = layers * len(LAYER)
+    return {
+        f"float32, {count} leaves of {layers} layers": _arrays(recurrent, jnp.float32),
+        f"bfloat16, {count} leaves of {layers} layers": _arrays(recurrent, jnp.bfloat16),
+        f"float32, {count} shapes": _arrays(
+            [(i + 7, 2 * i + 3) for i in range(count)], jnp.float32
+        ),
+    }
+
+
+def _arrays(shapes: Any, dtype: Any) -> Any:
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, dtype),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def compiled(clipper: str, name: str, tree: Any, goal: float | None) -> Case:
+    """An update is traced, lowered and compiled anew."""
+
+    def make() -> Mapping[str, Timed]:
+        jax.config.update("jax_enable_compilation_cache", False)
+        seconds(optax.clip_by_global_norm(1.0), [jax.ShapeDtypeStruct((1,), jnp.float32)])
+        return {
+            OURS: lambda: seconds(COMPILED[clipper](), tree),
+            "optax global": lambda: seconds(optax.clip_by_global_norm(1.0), tree),
+        }
+
+    return Case("compile", f"{clipper}, {name}", {"optax global": goal}, make, rounds=3)
+
+
+def seconds(clipper: optax.GradientTransformation, tree: Any) -> float:
+    """The time of one compilation."""
+    state = jax.eval_shape(clipper.init, tree)
+    update = jax.jit(lambda g, s: clipper.update(g, s))  # a new function: nothing of it is cached
+    jax.clear_caches()
+    begin = time.perf_counter()
+    update.lower(tree, state).compile()
+    return time.perf_counter() - begin
+
+
+def _imported() -> Case:
+    def make() -> Mapping[str, Timed]:
+        return {
+            OURS: lambda: _in_new_process("import clipax"),
+            "optax + 10 ms": lambda: MORE + _in_new_process("import optax"),
+        }
+
+    return Case("import", "import clipax", {"optax + 10 ms": 1.0}, make, rounds=20)
+
+
+def _in_new_process(code: str) -> float:
+    timed = f"import time; b = time.perf_counter(); {code}; print(time.perf_counter() - b)"
+    command = [sys.executable, "-c", timed]
+    out = [subprocess.run(command, check=True, capture_output=True).stdout for _ in range(3)]
+    return statistics.median(map(float, out))

@@ -1,0 +1,200 @@
+"""Suites `step`, `recurrent`, `example` and `devices`: whole optimizer steps."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+import clipax
+from benchmarks.cases import OURS, Case
+from benchmarks.methods import GROUPED, METHODS, ONE_NORM, Make
+from benchmarks.timing import Call, Loop, Timed
+from benchmarks.trees import Leaves
+from benchmarks.workers import of_devices, of_package
+
+TREE = Leaves(16, 2**17, columns=512)
+SPREAD = Leaves(64, 2**20, columns=2**10)
+UNDER_FSDP = ("global_norm", "adaptive", "zclip", "per_leaf", "value")
+COUNTERPARTS: dict[str, Make] = {
+    "value": lambda: optax.clip(0.01),
+    "block_rms": lambda: optax.clip_by_block_rms(1.0),
+    "agc": lambda: optax.adaptive_grad_clip(0.01),
+}
+
+
+def cases(*, quick: bool) -> Iterator[Case]:
+    tree = Leaves(16, 2**10, columns=32) if quick else TREE
+    for name in METHODS:
+        yield _method(name, tree)
+    yield from _wrapped(tree)
+    yield _monitored(Leaves(30 if quick else 300, 2**13, columns=128))
+    yield _recurrent(runs=10, width=50, batch=20, length=10 if quick else 100, inputs=88)
+    for microbatches in (1, 8, 64):
+        yield _per_example(batch=256, microbatches=microbatches)
+    for name in () if quick else UNDER_FSDP:
+        yield fsdp(name, devices=8)
+
+
+def behind(clipper: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Adam behind a clipper."""
+    return optax.chain(clipper, optax.adam(1e-3))
+
+
+def stepped(
+    optimizer: optax.GradientTransformation,
+    tree: Leaves,
+    sharding: jax.sharding.Sharding | None = None,
+    *,
+    applied: bool = True,
+) -> Timed:
+    """One step with donated parameters and state; `applied`: with the addition of the updates."""
+    gradient = jax.device_put(tree.normal(), sharding)
+    params = jax.tree.map(jnp.ones_like, gradient)
+
+    def step(carry: Any, gradient: Any) -> Any:
+        params, state = carry
+        updates, state = optimizer.update(gradient, state, params)
+        return (optax.apply_updates(params, updates) if applied else updates), state
+
+    compiled = jax.jit(step, donate_argnums=0, keep_unused=True)
+    return Loop(compiled, (params, optimizer.init(params)), gradient)
+
+
+def _method(name: str, tree: Leaves) -> Case:
+    goals: dict[str, float | None] = {
+        "optax global": 1.05 if name in ONE_NORM else 1.15 if name in GROUPED else None
+    }
+    if name in COUNTERPARTS:
+        goals["optax same"] = 1.05 if name == "value" else 1.15
+
+    def make() -> Mapping[str, Timed]:
+        found = {OURS: stepped(behind(METHODS[name]()), tree)}
+        found["optax global"] = stepped(behind(optax.clip_by_global_norm(1.0)), tree)
+        if name in COUNTERPARTS:
+            found["optax same"] = stepped(behind(COUNTERPARTS[name]()), tree)
+        return found
+
+    return Case("step", f"{name} and Adam, {tree}", goals, make)
+
+
+def _wrapped(tree: Leaves) -> Iterator[Case]:
+    inner = behind(clipax.global_norm(1.0))
+    for applied, what in ((True, "a step"), (False, "the update alone")):
+
+        def make(applied: bool = applied) -> Mapping[str, Timed]:
+            return {
+                OURS: stepped(clipax.skip_spikes(inner), tree, applied=applied),
+                "without": stepped(inner, tree, applied=applied),
+            }
+
+        yield Case("step", f"skip_spikes around Adam, {tree}, {what}", {"without": None}, make)
+
+
+def _monitored(tree: Leaves) -> Case:
+    inner = behind(clipax.global_norm(1.0))
+
+    def make() -> Mapping[str, Timed]:
+        watched = optax.chain(clipax.monitor(), inner)
+        return {OURS: stepped(watched, tree), "without": stepped(inner, tree)}
+
+    return Case("step", f"monitor before Adam, {tree}", {"without": None}, make)
+
+
+def _recurrent(runs: int, width: int, batch: int, length: int, inputs: int) -> Case:
+    sizes = {"width": width, "batch": batch, "length": length, "inputs": inputs}
+
+    def make() -> Mapping[str, Timed]:
+        together = recurrent(runs, **sizes)
+        factory = "benchmarks.others:torch_recurrent"
+        return {OURS: lambda: together() / runs} | of_package("torch").make(
+            "torch", factory, **sizes
+        )
+
+    work = f"RNN and SGD, {width} units, batch {batch}, length {length}, one of {runs} runs"
+    return Case("recurrent", work, {"torch": 1 / 8}, make)
+
+
+def recurrent(runs: int, width: int, batch: int, length: int, inputs: int) -> Timed:
+    """A step of so many runs at once: forward, backward, clipping, SGD."""
+    optimizer = optax.chain(clipax.global_norm(1.0), optax.sgd(1e-3))
+    keys = jax.random.split(jax.random.key(0), 5)
+    x = jax.random.normal(keys[0], (length, batch, inputs))
+    y = jax.random.randint(keys[1], (length, batch), 0, inputs)
+    shapes = {"input": (inputs, width), "hidden": (width, width), "output": (width, inputs)}
+
+    def init(key: jax.Array) -> Any:
+        names = zip(shapes.items(), jax.random.split(key, len(shapes)), strict=True)
+        params = {name: 0.1 * jax.random.normal(own, shape) for (name, shape), own in names}
+        params |= {"bias": jnp.zeros(width), "last": jnp.zeros(inputs)}
+        return params, optimizer.init(params)
+
+    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        def cell(hidden: jax.Array, drive: jax.Array) -> tuple[jax.Array, jax.Array]:
+            hidden = jnp.tanh(drive + hidden @ params["hidden"])
+            return hidden, hidden
+
+        first = jnp.zeros((batch, width))
+        _, hidden = jax.lax.scan(cell, first, x @ params["input"] + params["bias"])
+        logits = hidden @ params["output"] + params["last"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    def step(carry: Any, x: jax.Array, y: jax.Array) -> Any:
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params, x, y), state)
+        return optax.apply_updates(params, updates), state
+
+    over_runs = jax.jit(jax.vmap(step, in_axes=(0, None, None)), donate_argnums=0)
+    return Loop(over_runs, jax.vmap(init)(jax.random.split(keys[2], runs)), x, y)
+
+
+def _per_example(batch: int, microbatches: int) -> Case:
+    def make() -> Mapping[str, Timed]:
+        keys = jax.random.split(jax.random.key(0), 4)
+        params = {
+            "hidden": {"w": jax.random.normal(keys[0], (64, 256)), "b": jnp.zeros(256)},
+            "out": {"w": jax.random.normal(keys[1], (256, 16)), "b": jnp.zeros(16)},
+        }
+        x, y = jax.random.normal(keys[2], (batch, 64)), jax.random.normal(keys[3], (batch, 16))
+        size = None if microbatches == 1 else batch // microbatches
+        ours = clipax.per_example(_loss, clipax.global_norm(1.0), microbatch=size)
+        return {
+            OURS: Call(jax.jit(ours), lambda: (params, x, y)),
+            "optax": Call(jax.jit(_optax_per_example), lambda: (params, x, y)),
+        }
+
+    plural = "es" * (microbatches > 1)
+    work = f"per_example, batch {batch}, {microbatches} microbatch{plural}"
+    return Case("example", work, {"optax": None}, make)
+
+
+def _loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+    hidden = jax.nn.relu(x @ params["hidden"]["w"] + params["hidden"]["b"])
+    return jnp.mean((hidden @ params["out"]["w"] + params["out"]["b"] - y) ** 2)
+
+
+def _optax_per_example(params: Any, x: jax.Array, y: jax.Array) -> Any:
+    losses, gradients = jax.vmap(jax.value_and_grad(_loss), (None, 0, 0))(params, x, y)
+    total, _ = optax.per_example_global_norm_clip(gradients, 1.0)
+    return jnp.mean(losses), jax.tree.map(lambda g: g / len(x), total)
+
+
+def fsdp(name: str, devices: int) -> Case:
+    """A step whose leaves are spread over virtual devices, in a process that has them."""
+
+    def make() -> Mapping[str, Timed]:
+        worker, factory = of_devices(devices), "benchmarks.steps:spread_step"
+        return worker.make(OURS, factory, name=name) | worker.make("optax", factory, name="")
+
+    work = f"{name} and Adam, {SPREAD}, on {devices} devices"
+    goals: dict[str, float | None] = {"optax": None}
+    return Case("devices", work, goals, make, rounds=20)
+
+
+def spread_step(name: str) -> Timed:
+    """A step under FSDP with a method of ours, or with optax's for the empty name."""
+    mesh = jax.make_mesh((jax.device_count(),), ("devices",))
+    clip: Callable[..., Any] = METHODS[name] if name else lambda: optax.clip_by_global_norm(1.0)
+    return stepped(behind(clip()), SPREAD, NamedSharding(mesh, PartitionSpec("devices")))

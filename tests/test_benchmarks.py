@@ -1,0 +1,184 @@
+"""The benchmarks: turns are fair, ratios right, what is missing is left out, exact goals fail."""
+
+import io
+import json
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from peers import package
+from rich.console import Console
+
+from benchmarks import __main__ as command
+from benchmarks import costs, others, report
+from benchmarks.cases import OURS, Case, Row, measure
+from benchmarks.timing import Call, Loop, Ratio, in_turns, ratio
+from benchmarks.trees import Leaves
+from benchmarks.workers import Worker
+
+GOALS = {"peer": 1.0, "absent": 2.0, "other": None}
+
+
+def case(**changes):
+    contestants = {OURS: lambda: 2.0, "peer": lambda: 4.0, "other": lambda: 1.0}
+    return Case("suite", "some work", GOALS, lambda: contestants, **changes)
+
+
+def rows(**changes):
+    return list(measure(case(**changes), most=3))
+
+
+# Timing
+
+
+def test_each_round_begins_with_another():
+    order = []
+
+    def contestant(name):
+        return lambda: order.append(name) or float(len(order))
+
+    found = in_turns({name: contestant(name) for name in "abc"}, rounds=4)
+    assert "".join(order) == "abcbcacababc"
+    assert {name: len(seconds) for name, seconds in found.items()} == {"a": 4, "b": 4, "c": 4}
+    np.testing.assert_array_equal(found["a"], [1, 6, 8, 10])
+
+
+def test_ratio_is_that_of_times_of_one_round():
+    ours, theirs = np.array([1.0, 20.0, 3.0]), np.array([2.0, 10.0, 3.0])
+    assert ratio(ours, theirs) == Ratio(0.75, 1.0, 1.5)
+
+
+def test_call_gives_the_time_of_one_call_and_leaves_out_its_arguments():
+    def make():
+        time.sleep(0.01)
+        return (jnp.ones(1),)
+
+    calls = []
+    timed = Call(lambda x: calls.append(1) or x, make, least=1e-4, most=5)
+    calls.clear()
+    assert timed() < 0.01 and len(calls) == 5
+
+
+def test_loop_hands_its_carry_on():
+    seen = []
+    timed = Loop(lambda carry, x: seen.append(carry) or carry + x, 0, 2)
+    timed()
+    assert seen == [0, 2, 4, 6]
+
+
+# Rows
+
+
+def test_peers_that_are_missing_are_left_out():
+    assert [row.against for row in rows()] == ["peer", "other"]
+
+
+def test_goal_is_reached_by_the_median_and_only_seconds_are_repeated():
+    peer, other = rows()
+    assert peer.ratio == Ratio(0.5, 0.5, 0.5) and peer.reached and not peer.exact
+    assert other.ratio.middle == 2.0 and other.reached and other.goal is None
+    exact, _ = rows(unit="bytes")
+    assert exact.exact and exact.unit == "bytes"
+
+
+@pytest.mark.parametrize(
+    ("tree", "name"), [(Leaves(16, 2**20), "16 x 1M"), (Leaves(1000, 1024), "1,000 x 1k")]
+)
+def test_trees_are_called_by_their_sizes(tree, name):
+    assert str(tree) == name
+
+
+def test_leaves_have_the_shape_they_are_described_by():
+    leaves = Leaves(3, 64, columns=16).normal(jnp.bfloat16)
+    assert [x["w"].shape for x in leaves.values()] == [(4, 16)] * 3
+    assert all(x["w"].dtype == jnp.bfloat16 for x in leaves.values())
+
+
+# Other processes
+
+
+def test_worker_without_its_package_gives_nothing():
+    worker = Worker("lost", {})
+    assert worker.make("peer", "no_such_package:anything") == {}
+    assert worker.missing and worker.make("peer", "tests.pages:anything") == {}
+
+
+def test_worker_times_what_it_made_and_raises_its_mistakes():
+    worker = Worker("own", {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"})
+    sizes = {"runs": 2, "width": 4, "batch": 2, "length": 3, "inputs": 5}
+    timed = worker.make("ours", "benchmarks.steps:recurrent", **sizes)["ours"]
+    assert 0 < timed() < 60
+    with pytest.raises(TypeError, match="runs"):
+        worker.make("ours", "benchmarks.steps:recurrent")
+
+
+OTHERS = {
+    "torch_clip": {"count": 3, "size": 64, "max_norm": 1.0, "dtype": "bfloat16", "foreach": False},
+    "tensorflow_clip": {"count": 3, "size": 64, "max_norm": 1.0},
+    "torch_recurrent": {"width": 4, "batch": 2, "length": 3, "inputs": 5},
+    "zclip_step": {"count": 3, "size": 64},
+    "autoclip_step": {"count": 3, "size": 64, "window": 10},
+}
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("factory", OTHERS)
+def test_other_packages_are_timed(factory):
+    package(factory.partition("_")[0])
+    assert 0 < getattr(others, factory)(**OTHERS[factory])() < 60
+
+
+# The command
+
+
+def test_exact_costs_reach_their_goals():
+    found = [row for each in costs.cases(quick=True) for row in measure(each, most=1)]
+    assert len(found) >= 8
+    assert all(row.exact for row in found)
+    assert [row.work for row in found if not row.reached] == []
+
+
+def test_every_work_has_a_name_of_its_own():
+    for quick in (False, True):
+        names = [(each.suite, each.work) for each in command.cases(quick)]
+        assert len(names) == len(set(names))
+        assert {suite for suite, _ in names} - {"growth"} <= set(report.ABOUT)
+
+
+def test_works_are_chosen_by_suite_and_by_words():
+    options = command.Options(only=("vmap", "import clipax"))
+    assert [each.suite for each in command.chosen(options)] == ["vmap", "import"]
+    assert list(command.chosen(command.Options(only=("no such work",)))) == []
+
+
+def test_page_marks_what_is_missed_and_numbers_are_those_of_the_file(tmp_path):
+    slow = Row("clip", "slow work", "optax", Ratio(1.0, 1.5, 2.0), 1.1, 3e-3, 2e-3, "s", "", 0)
+    fast = slow._replace(work="fast work", ratio=Ratio(0.4, 0.5, 0.6))
+    curve = [fast._replace(curve="window of it", size=10.0**i, goal=None) for i in range(3)]
+    report.write([slow, fast, *curve], report.facts("a command"), tmp_path)
+    text = (tmp_path / report.PAGE).read_text()
+    assert "1 of 2 goals are reached" in text and "a command" in text
+    assert "| slow work | optax | **1.500** | 1.000 to 2.000 | 1.1 missed | 3 ms | 2 ms |" in text
+    assert "| fast work | optax | 0.500 | 0.400 to 0.600 | 1.1 | 3 ms | 2 ms |" in text
+    record = json.loads((tmp_path / report.NUMBERS).read_text())
+    assert [row["reached"] for row in record["rows"]] == [False, True, True, True, True]
+    for theme in ("light", "dark"):
+        assert "<svg" in (tmp_path / report.picture("window of it", theme)).read_text()
+
+
+def test_table_names_the_work_and_its_ratio():
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(command.table(rows()))
+    shown = console.export_text()
+    assert "some work" in shown and "0.500" in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [(1.5, "s", "1.5 s"), (2.5e-3, "s", "2.5 ms"), (3e-6, "s", "3 µs"), (4e-9, "s", "4 ns"),
+     (1368, "bytes", "1,368 bytes"), (3.2e-6, "of tau", "3.2e-06 of tau")],
+)  # fmt: skip
+def test_amounts_have_units(value, unit, text):
+    assert report.amount(value, unit) == text
