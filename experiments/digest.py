@@ -14,7 +14,7 @@ from pyarrow import csv
 from experiments import charts, report, results
 from experiments.charts import Figure, Spec
 from experiments.errors import UserError
-from experiments.pages import board, claims, record
+from experiments.pages import board, claims, record, tasks
 from experiments.pages.content import Content, Tried
 from experiments.pages.reading import LIMITS
 from experiments.results import Square
@@ -44,8 +44,8 @@ def write(table: pa.Table, folder: Path) -> Path:
         raise UserError("there is no leaderboard in these runs; run: leaderboard")
     folder.mkdir(parents=True, exist_ok=True)
     shown = claims.shown(content)
-    first = board.figures(content, content.board)
-    figures = first + [each.figure for each in shown if each.figure]
+    values = board.contents(content, content.board)
+    figures = values["figures"] + [each.figure for each in shown if each.figure]
     drawn = {
         picture(figure, theme): svg(figure.spec, theme)
         for figure in figures
@@ -58,14 +58,11 @@ def write(table: pa.Table, folder: Path) -> Path:
     _put_csv(folder / "standings.csv", [_standing(line) for line in content.standings])
     _put_csv(folder / "scores.csv", list(_scores(content, content.board)))
     write_parquet(table.select(results.scalars(table)), folder / "runs.parquet")
-    values = {
-        "content": content,
+    values |= {
         "facts": record.facts(content),
-        "lead": board.lead(content, content.board),
-        "figures": first,
-        "standings": board.table(content.standings),
-        "by_task": board.by_task(content, content.board),
+        "tasks": tasks.posed(content, content.board.tasks),
         "claims": shown,
+        "about_claims": claims.ABOUT,
         "limits": LIMITS,
         "picture": picture,
     }

@@ -181,6 +181,7 @@ def zclip(runs: Runs) -> Answer:
         parts[name].square(learning_rate=highest) for name in ("none", "global_norm", "zclip")
     )
     better = lower(adaptive, plain, "test") and lower(adaptive, fixed, "test")
+    tried = any(run["failed"] for run in runs)
     return Answer(
         ("method", "learning rate", "median test score", "seeds that failed", "usable decades"),
         [
@@ -188,11 +189,12 @@ def zclip(runs: Runs) -> Answer:
             for method, part in parts.items()
             for rate, square in ((rate, part.square(learning_rate=rate)) for rate in part.rates)
         ],
-        verdict([wider, better]),
+        verdict([wider, better]) if tried or better else UNDECIDED,
         f"No seed fails over {widths['zclip']:.1f} decades with zclip, "
         f"{widths['global_norm']:.1f} with global_norm and {widths['none']:.1f} without clipping; "
         f"at {highest:g}, the highest learning rate that trains, zclip is "
-        f"{'better' if better else 'not surely better'} than both others.",
+        f"{'better' if better else 'not surely better'} than both others."
+        + ("" if tried else " No run fails with any method: no range was tried out."),
         Picture(
             "learning rate",
             "test score",
@@ -224,16 +226,18 @@ def adagc(runs: Runs) -> Answer:
     squares = {method: best(runs.where(method=method)) for method in ("adagc", *others)}
     means = {method: _mean(square, "spike_score") for method, square in squares.items()}
     clear = [lower(squares["adagc"], squares[name], "spike_score") for name in others]
+    alike = len({tuple(square.values("spike_score")) for square in squares.values()}) == 1
     return Answer(
         ("method", "learning rate", "mean spike score", "lowest", "highest"),
         [
             (method, _rate(square), means[method], *square.extent("spike_score"))
             for method, square in squares.items()
         ],
-        verdict(clear) if any(means.values()) else UNDECIDED,
+        UNDECIDED if alike else verdict(clear),
         f"Share of steps at which the loss jumps: {means['adagc']:.3%} with adagc, "
         + ", ".join(f"{means[name]:.3%} with {name}" for name in others)
-        + f"; adagc has surely fewer than {sum(clear)} of the {len(clear)} others.",
+        + f"; adagc has surely fewer than {sum(clear)} of the {len(clear)} others."
+        + (" No method changes when the loss jumps." if alike else ""),
         Picture(
             "method",
             "spike score",

@@ -91,7 +91,7 @@ def _pages(content: Content) -> Iterator[Page]:
     for name in content.methods:
         yield Page(f"method-{name}", name, "methods", "method", _method(content, name))
     if shown := claims.shown(content):
-        yield Page("claims", "Claims", "claims", "claims", {"claims": shown})
+        yield Page("claims", "Claims", "claims", "claims", {"claims": shown, "about": claims.ABOUT})
     yield Page(
         "reading",
         "How to read this",
@@ -104,10 +104,7 @@ def _pages(content: Content) -> Iterator[Page]:
 
 def _leaderboard(content: Content, found: Leaderboard) -> Page:
     values = {
-        "lead": board.lead(content, found),
-        "standings": board.table(content.standings),
-        "figures": board.figures(content, found),
-        "by_task": board.by_task(content, found),
+        **board.contents(content, found),
         "tasks": [(name, told(name).title) for name in content.tasks],
     }
     return Page("leaderboard", "Leaderboard", "leaderboard", "leaderboard", values)

@@ -135,7 +135,7 @@ def test_what_comes_from_outside_is_escaped(folder):
 
 def test_leaderboard_says_who_is_better(folder):
     text = (folder / "site/index.html").read_text()
-    assert "global_norm scores highest: 1.00 of 1" in text
+    assert "global_norm scores highest: 1.000 of 1" in text
     assert "Better than no clipping: global_norm. Worse than that: zclip." in text
     assert "Neither, as far as is seen: value." in text
     assert "4 methods on 3 tasks" in text
@@ -151,9 +151,9 @@ def test_many_methods_are_counted_not_named():
 def test_methods_with_the_same_scores_are_named():
     known = {"none": [11.0] * 5, "delta_clip": [9.0] * 5, "global_norm": [9.0] * 5}
     found = Content(made_up.table(made_up.leaderboard({PLACE: known})))
-    said = methods.summary(found, "delta_clip")
-    assert "Run for run the scores of global_norm." in said
-    assert "Run for run" not in methods.summary(found, "none")
+    said = board.lead(found, found.board)
+    assert said.endswith("delta_clip and global_norm have the same scores, run for run.")
+    assert said.count("run for run") == 1
 
 
 def test_threshold_is_shown_where_the_method_clips():
@@ -331,7 +331,7 @@ def kept(tmp_path_factory):
 def test_digest_tells_what_the_page_tells_and_its_pictures_are_there(kept):
     text = (kept / "README.md").read_text()
     for wanted in (
-        "global_norm scores highest: 1.00 of 1", "| zclip | 4.0 (4.0 to 4.0) | 0.375 ",
+        "global_norm scores highest: 1.000 of 1", "| zclip | 4.0 (4.0 to 4.0) | 0.375 ",
         "**Holds.** chorales/tanh: 1.0 decades gained.", "**Not decided.**", COMMAND, "a machine",
     ):  # fmt: skip
         assert wanted in text, wanted

@@ -312,6 +312,12 @@ JUDGED = [
         "not surely better",
     ),
     (
+        "zclip",
+        "not decided",
+        _rates(GPT, none=[9, 9, 9], global_norm=[9, 9, 9], zclip=[9, 9, 9]),
+        "no range was tried out",
+    ),
+    (
         "adagc",
         HOLDS,
         _spikes(**_OFTEN, zclip=[0.05, 0.06, 0.07, 0.08], adagc=_SELDOM),
@@ -334,6 +340,12 @@ JUDGED = [
         "not decided",
         _spikes(global_norm=[0, 0], value=[0, 0], zclip=[0, 0], adagc=[0, 0]),
         "0.000% with adagc",
+    ),
+    (
+        "adagc",
+        "not decided",
+        _spikes(global_norm=_SELDOM, value=_SELDOM, zclip=_SELDOM, adagc=_SELDOM),
+        "No method changes when the loss jumps",
     ),
     ("range", HOLDS, _ranges((1, 1, 2), (2, 3, 2)), "1.0 decades gained. chorales/lstm: 1.0"),
     ("range", PARTLY, _ranges((1, 1, 2), (2, 2, 2)), "chorales/lstm: 0.0 decades gained"),

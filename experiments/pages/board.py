@@ -1,7 +1,9 @@
 """The leaderboard: its table, its intervals and its profiles."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -25,13 +27,15 @@ from experiments.standings import (
 _LOOKS = {BETTER: "better", WORSE: "worse"}
 _COLUMNS = (
     Column("method", number=False),
-    Column("rank", about="by the median score, a mean over tasks, with its 95 % interval"),
-    Column("tuned", about="score with the argument chosen on the grid; 1 is the best, 0 nothing"),
-    Column("default", about="score with the default arguments"),
-    Column("against none", number=False, about="what the interval of the difference says"),
-    Column("failed", about="share of the runs of the grid that failed"),
-    Column("decades", about="width of the usable learning rates at the chosen argument"),
-    Column("spikes", about="share of the steps at which the loss jumped"),
+    Column(
+        "rank", about="place by the median score, a mean over tasks; ties break as seeds change"
+    ),
+    Column("tuned", about="interquartile mean of the scores with the argument chosen on the grid"),
+    Column("default", about="the same with the argument that a method has untuned"),
+    Column("against none", number=False, about="the difference, seed by seed"),
+    Column("failed", about="runs of the whole grid that are not finite or below the task's floor"),
+    Column("decades", about="width of the learning rates at which no seed failed, median of tasks"),
+    Column("spikes", about="steps at which the loss lies ten deviations above its mean so far"),
     Column("time", about="time an update relative to none"),
 )
 _FEW = 6  # methods that a sentence names; of more it gives the number
@@ -58,18 +62,18 @@ def _line(line: Standing) -> list[Cell]:
 
 
 def _estimate(found: Estimate) -> Cell:
-    return number(found.value, f"{found.value:.3f}", note=interval(*found))
+    return number(found.value, f"{found.value:.3f}", note=interval(*found, digits=3))
 
 
 def lead(content: Content, board: Leaderboard) -> str:
     """What the table says, in a few sentences."""
     lines = content.standings
     told = [
-        f"{lines[0].method} scores highest: {lines[0].tuned.value:.2f} of 1 "
-        f"({interval(*lines[0].tuned)})."
+        f"{lines[0].method} scores highest: {lines[0].tuned.value:.3f} of 1 "
+        f"({interval(*lines[0].tuned, digits=3)})."
     ]
     if names := _as_good(lines, board):
-        told.append(f"No difference from it is seen for {', '.join(names)}.")
+        told.append(f"Seed by seed, no difference from it is seen for {', '.join(names)}.")
     heads = {
         BETTER: "Better than no clipping",
         WORSE: "Worse than that",
@@ -79,7 +83,15 @@ def lead(content: Content, board: Leaderboard) -> str:
         if names := [line.method for line in lines if line.verdict == verdict]:
             few = len(names) <= _FEW
             told.append(f"{head}: {', '.join(names) if few else f'{len(names)} methods'}.")
-    return " ".join(told)
+    return " ".join([*told, *_twins(board)])
+
+
+def _twins(board: Leaderboard) -> list[str]:
+    return [
+        f"{first} and {second} have the same scores, run for run."
+        for first, second in itertools.combinations(board.methods, 2)
+        if all(np.array_equal(board.scores(first)[x], board.scores(second)[x]) for x in board.tasks)
+    ]
 
 
 def _as_good(lines: Sequence[Standing], board: Leaderboard) -> list[str]:
@@ -104,7 +116,7 @@ def _intervals(content: Content) -> Figure:
         name="intervals",
         title="Scores with their intervals",
         caption="Filled: the argument chosen on the grid; open: the default arguments. The bar is "
-        "the 95 % interval over seeds. Two methods whose bars overlap may well be equal. "
+        "the 95 % interval over seeds; where bars overlap, the same seeds may still tell apart. "
         f"Colours, {hues}.",
         described=f"Scores of {len(lines)} methods with intervals, the best on top; the table "
         "above has the numbers.",
@@ -234,17 +246,48 @@ def _profile_numbers(profiles: Mapping[str, Profile]) -> Table:
     return Table("Performance profiles", columns, rows)
 
 
+def contents(content: Content, board: Leaderboard) -> dict[str, Any]:
+    """All that a leaderboard shows."""
+    return {
+        "lead": lead(content, board),
+        "about": about(content, board),
+        "standings": table(content.standings),
+        "figures": figures(content, board),
+        "by_task": by_task(content, board),
+    }
+
+
+def about(content: Content, board: Leaderboard) -> str:
+    """What was done, in a few sentences."""
+    runs = content.tried[board.tasks[0]][board.methods[0]].runs
+    grid, further = (len(runs.where(stage=x).distinct("seed")) for x in ("grid", "chosen"))
+    return (
+        f"{len(board.methods)} methods on {len(board.tasks)} tasks, all with the same learning "
+        "rates, and with the same number of values to tune over for each method that has an "
+        "argument; thresholds are tuned in multiples of the norm that the gradient of the task "
+        f"usually has. Argument and learning rate are chosen on {grid} seeds by validation; scores "
+        f"are those of {further} other seeds on test data, brought to one scale: 1 is the best "
+        "median of all methods on a task, and 0 a model that has learnt nothing, or a run that "
+        "failed. Brackets hold 95 % intervals over seeds."
+    )
+
+
 def by_task(content: Content, board: Leaderboard) -> Table:
-    """Median score of every method on every task."""
+    """Median score of every method on every task, and how many of its seeds failed."""
     scores = {line.method: board.scores(line.method) for line in content.standings}
     rows = []
     for method, tasks in scores.items():
         head = words(method, page=f"method-{method}", color=look(method).color)
-        rows.append([head, *(_shaded(float(np.median(seeds))) for seeds in tasks.values())])
+        cells = (_shaded(content, task, method, seeds) for task, seeds in tasks.items())
+        rows.append([head, *cells])
     heads = [Column("method", number=False)]
     heads += [Column(place, about=told(place.partition("/")[0]).title) for place in board.tasks]
     return Table("Score by task", heads, rows, look="squares")
 
 
-def _shaded(value: float) -> Cell:
-    return number(value, f"{value:.2f}", look=f"shade-{int(np.clip(round(5 * value**2), 0, 5))}")
+def _shaded(content: Content, task: str, method: str, seeds: np.ndarray) -> Cell:
+    value = float(np.median(seeds))
+    shade = int(np.clip(round(5 * value**2), 0, 5))
+    failed = sum(run["failed"] for run in content.tried[task][method].runs.where(stage="chosen"))
+    note = f"{failed} failed" if failed else ""
+    return number(value, f"{value:.2f}", note=note, look=f"shade-{shade}")

@@ -12,6 +12,10 @@ from experiments.claims import Claim
 from experiments.pages.content import Content, look
 from experiments.pages.tables import Table, score, simple
 
+ABOUT = (
+    "What papers say, tried on this scale. A claim that does not hold here may hold where it was "
+    "made. Surely means by more than chance: one-sided p < 0.05, in each test by itself."
+)
 _LOOKS = {answers.HOLDS: "better", answers.FAILS: "worse"}
 _SHAPES = ("circle", "square", "diamond", "triangle-up")
 _PANEL = 260

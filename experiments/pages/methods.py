@@ -96,22 +96,10 @@ def summary(content: Content, method: str) -> str:
                 f"Score {line.tuned.value:.2f} of 1, mean rank {line.rank.value:.1f} of "
                 f"{len(board.methods)}; against no clipping: {line.verdict}.",
                 f"First on {', '.join(first)}." if first else "",
-                _twins(board, method),
                 _losses(content, board, method),
             ),
         )
     )
-
-
-def _twins(board: Leaderboard, method: str) -> str:
-    found = board.scores(method)
-    same = [
-        other
-        for other in board.methods
-        if other != method
-        and all(np.array_equal(board.scores(other)[task], found[task]) for task in board.tasks)
-    ]
-    return f"Run for run the scores of {', '.join(same)}." if same else ""
 
 
 def _losses(content: Content, board: Leaderboard, method: str) -> str:

@@ -1,6 +1,7 @@
 """The page of a task: what is claimed, how it is posed, and what every method scores."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from experiments.charts import Figure
@@ -52,9 +53,10 @@ def _facts(content: Content, place: str) -> dict[str, str]:
     runs = content.places[place]
     first = next(iter(runs))
     settings: dict[str, Any] = json.loads(first["settings"])
-    model = ", ".join(f"{name} {value}" for name, value in (settings.get("model") or {}).items())
+    sizes = {name: value for name, value in (settings.get("model") or {}).items() if value != ""}
+    model = ", ".join(f"{name} {value}" for name, value in sizes.items())
     if "parameters" in settings:
-        model += f"; {settings['parameters']:,} parameters"
+        model += f"; parameters: {settings['parameters']:,}"
     seeds = runs.where(stage="grid").distinct("seed")
     further = set(runs.distinct("seed")) - set(seeds)
     return {
@@ -66,6 +68,32 @@ def _facts(content: Content, place: str) -> dict[str, str]:
         "Nothing learnt": score(first["trivial"]),
         "Data": f"sha256 {first['data_hash'][:16]}…",
     }
+
+
+def posed(content: Content, places: Sequence[str]) -> Table:
+    """How tasks are posed, a line for each."""
+    heads = (
+        Column("task", number=False), Column("what it is", number=False),
+        Column("model", number=False), Column("optimizer", number=False),
+        Column("learning rates", number=False), Column("score", number=False),
+        Column("fails above"),
+    )  # fmt: skip
+    return Table("Tasks", heads, [_posed_row(content, place) for place in places])
+
+
+def _posed_row(content: Content, place: str) -> list[Cell]:
+    facts, said = _facts(content, place), told(place.partition("/")[0])
+    rates = content.places[place].where(stage="grid").rates
+    floor = next(iter(content.places[place]))["floor"]
+    return [
+        words(place),
+        words(said.title),
+        words(facts["Model"]),
+        words(facts["Optimizer"]),
+        words(f"{len(rates)} from {rates[0]:g} to {rates[-1]:g}"),
+        words(said.score),
+        number(floor, score(floor)),
+    ]
 
 
 def index(content: Content) -> Table:
