@@ -1,13 +1,14 @@
 """What a benchmark is: named work, who does it, and what is aimed at."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.timing import Ratio, Timed, in_turns, ratio
+from benchmarks import workers
+from benchmarks.timing import Measured, Ratio, in_turns, ratio
 
-OURS = "clipax"
+OURS, SECONDS = "clipax", "s"
 
 
 class Case(NamedTuple):
@@ -18,8 +19,8 @@ class Case(NamedTuple):
         work: what is done.
         goals: for each peer the ratio to it that is aimed at, None where none is.
         make: the contestants by name, `clipax` and the peers; one that is not installed may lack.
-        rounds: how often each is measured.
-        unit: what they measure; anything but seconds is exact and measured once.
+        rounds: how often each is measured, at most.
+        unit: of what they measure; what is not seconds is measured once.
         curve: the curve of which this is a point, empty for none.
         size: where on that curve.
     """
@@ -27,44 +28,53 @@ class Case(NamedTuple):
     suite: str
     work: str
     goals: Mapping[str, float | None]
-    make: Callable[[], Mapping[str, Timed]]
+    make: Callable[[], Mapping[str, Measured]]
     rounds: int = 40
-    unit: str = "s"
+    unit: str = SECONDS
     curve: str = ""
     size: float = 0.0
 
+    @property
+    def timed(self) -> bool:
+        """Whether it is measured in seconds, in several rounds."""
+        return self.unit == SECONDS
+
 
 class Row(NamedTuple):
-    """What was measured of one peer: a ratio below 1 says that clipax takes less.
+    """What was measured beside one peer: a ratio below 1 says that clipax takes less.
 
     Attributes:
-        suite, work, unit, curve, size: those of the case.
+        case: what was done.
         against: the peer.
         ratio: ours over theirs, quartiles over rounds.
-        goal: the ratio aimed at.
-        ours, theirs: medians.
+        ours: median.
+        theirs: median.
     """
 
-    suite: str
-    work: str
+    case: Case
     against: str
     ratio: Ratio
-    goal: float | None
     ours: float
     theirs: float
-    unit: str
-    curve: str
-    size: float
 
     @property
-    def exact(self) -> bool:
-        """Whether it is the same at every run on the same packages."""
-        return self.unit != "s"
+    def goal(self) -> float | None:
+        """The ratio that is aimed at, if one is."""
+        return self.case.goals[self.against]
 
     @property
     def reached(self) -> bool:
-        """Whether the goal is reached, if there is one."""
+        """Whether the median reaches the goal, if there is one."""
         return self.goal is None or self.ratio.middle <= self.goal
+
+    def plain(self) -> dict[str, Any]:
+        """The row as JSON may hold it."""
+        case = self.case
+        return {
+            "suite": case.suite, "work": case.work, "against": self.against, "unit": case.unit,
+            "ratio": self.ratio._asdict(), "goal": self.goal, "reached": self.reached,
+            "ours": self.ours, "theirs": self.theirs, "curve": case.curve, "size": case.size,
+        }  # fmt: skip
 
 
 def measure(case: Case, *, most: int) -> Iterator[Row]:
@@ -74,14 +84,12 @@ def measure(case: Case, *, most: int) -> Iterator[Row]:
         case: what is measured.
         most: the largest number of rounds.
     """
-    contestants = case.make()
-    rounds = min(case.rounds, most) if case.unit == "s" else 1
-    found = in_turns(contestants, rounds)
-    for name, goal in case.goals.items():
+    try:
+        found = in_turns(case.make(), min(case.rounds, most) if case.timed else 1)
+    finally:
+        workers.forget()
+    for name in case.goals:
         if name in found:
             ours, theirs = found[OURS], found[name]
-            yield Row(
-                suite=case.suite, work=case.work, against=name, ratio=ratio(ours, theirs),
-                goal=goal, ours=float(np.median(ours)), theirs=float(np.median(theirs)),
-                unit=case.unit, curve=case.curve, size=case.size,
-            )  # fmt: skip
+            medians = (float(np.median(x)) for x in (ours, theirs))
+            yield Row(case, name, ratio(ours, theirs), *medians)

@@ -1,6 +1,5 @@
 """Suites `clip`, `vmap` and `eager`: a gradient is clipped, and nothing else."""
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,14 +9,15 @@ import optax
 
 import clipax
 from benchmarks.cases import OURS, Case
-from benchmarks.timing import Call, Timed
+from benchmarks.timing import Call, Measured
 from benchmarks.trees import Leaves, copied
 from benchmarks.workers import of_package
 
 SIDES = {"above": 0.5, "below": 2.0}  # threshold over the norm
-LARGE = 4 * 2**20  # bytes above which memory is the limit
+LIMITED = 4 * 2**20  # bytes above which the limit of the memory is a goal
 TREES = (Leaves(1, 2**24), Leaves(16, 2**20), Leaves(200, 2**16), Leaves(1000, 2**10))
 SMALL = (Leaves(1, 2**20), Leaves(200, 2**10))
+_TORCH = {"torch": None, "torch, foreach=False": False}
 
 
 def cases(*, quick: bool) -> Iterator[Case]:
@@ -38,85 +38,92 @@ def clip(tree: Leaves, dtype: Any, side: str, *, apart: bool = True) -> Case:
         side: `above` or `below`.
         apart: with the peers that run in processes of their own.
     """
-    wide = jnp.dtype(dtype).itemsize == 4
-    many = tree.count >= 1000
-    goals: dict[str, float | None] = {"optax": 0.8 if many else 1.05 if wide else 0.5}
-    if tree.entries * jnp.dtype(dtype).itemsize > LARGE:
-        goals["limit"] = 1.3
-    if apart:
-        goals |= {name: 0.9 for name in ("torch", "torch, foreach=False")}
-        goals |= {"tensorflow": None} if wide else {}
-    max_norm = SIDES[side] * tree.entries**0.5
+    name, max_norm = jnp.dtype(dtype).name, SIDES[side] * tree.norm
+    limited = tree.entries * jnp.dtype(dtype).itemsize > LIMITED
 
-    def make() -> Mapping[str, Timed]:
+    def make() -> Mapping[str, Measured]:
         given = tree.normal(dtype)
-        found = {OURS: clipped(clipax.global_norm(max_norm), given)}
-        found["optax"] = clipped(optax.clip_by_global_norm(max_norm), given)
-        if "limit" in goals:
-            found["limit"] = limit(given, passes=3 if side == "above" else 1)
+        found = {
+            OURS: clipped(clipax.global_norm(max_norm), given),
+            "optax": clipped(optax.clip_by_global_norm(max_norm), given),
+        }
+        if limited:
+            found["limit"] = limit(tree, dtype, passes=3 if side == "above" else 1)
         return found | (others() if apart else {})
 
-    def others() -> dict[str, Timed]:
+    def others() -> dict[str, Measured]:
         shape = {"count": tree.count, "size": tree.size, "max_norm": max_norm}
-        found: dict[str, Timed] = {}
-        name = jnp.dtype(dtype).name
-        for foreach in (None, False):
-            peer = "torch" if foreach is None else "torch, foreach=False"
-            found |= of_package("torch").make(
-                peer, "benchmarks.others:torch_clip", **shape, dtype=name, foreach=foreach
-            )
-        if wide:
+        found: dict[str, Measured] = {}
+        for peer, foreach in _TORCH.items():
+            factory = "benchmarks.others:torch_clip"
+            found |= of_package("torch").make(peer, factory, **shape, dtype=name, foreach=foreach)
+        if name == "float32":
             factory = "benchmarks.others:tensorflow_clip"
             found |= of_package("tensorflow").make("tensorflow", factory, **shape)
         return found
 
-    return Case("clip", f"global_norm, {jnp.dtype(dtype).name}, {tree}, {side}", goals, make)
+    goals: dict[str, float | None] = {"optax": _goal(tree, name)}
+    goals |= {"limit": 1.3} if limited else {}
+    goals |= {**dict.fromkeys(_TORCH, 0.9), "tensorflow": None} if apart else {}
+    return Case("clip", f"global_norm, {name}, {tree}, {side}", goals, make)
 
 
-def clipped(clipper: optax.GradientTransformation, given: Any) -> Timed:
+def _goal(tree: Leaves, dtype: str) -> float:
+    if tree.count >= 1000:
+        return 0.8
+    return 1.05 if dtype == "float32" else 0.5
+
+
+def clipped(clipper: optax.GradientTransformation, given: Any, state: Any = None) -> Measured:
     """One update of a compiled clipper, of a gradient that it may overwrite."""
-    state = clipper.init(given)
-    update = jax.jit(lambda g, s: clipper.update(g, s), donate_argnums=(0, 1), keep_unused=True)
-    return Call(update, lambda: (copied(given), copied(state)))
+    return Call(compiled(clipper), _fresh(given, clipper.init(given) if state is None else state))
 
 
-def limit(given: Any, passes: int) -> Timed:
-    """The time of so many passes over a gradient, by that of a change of all signs in place."""
-    change = jax.jit(functools.partial(jax.tree.map, jnp.negative), donate_argnums=0)
+def compiled(clipper: optax.GradientTransformation) -> jax.stages.Wrapped:
+    """The update of a clipper, jitted; it overwrites the gradient and the state."""
+    return jax.jit(lambda g, s: clipper.update(g, s), donate_argnums=(0, 1), keep_unused=True)
+
+
+def _fresh(given: Any, state: Any) -> Callable[[], tuple[Any, Any]]:
+    return lambda: (copied(given), copied(state))
+
+
+def limit(tree: Leaves, dtype: Any, passes: int) -> Measured:
+    """The time of so many passes over as many bytes in one array.
+
+    One pass is half the time of changing all signs in place, which reads and writes them.
+    """
+    change = jax.jit(jnp.negative, donate_argnums=0)
+    given = jnp.ones(tree.entries, dtype)
     two = Call(change, lambda: (copied(given),))
     return lambda: two() * passes / 2
 
 
 def _vmapped(tree: Leaves, runs: int) -> Case:
-    def make() -> Mapping[str, Timed]:
+    def over_runs(clipper: optax.GradientTransformation, given: Any) -> Measured:
+        mapped = optax.GradientTransformation(jax.vmap(clipper.init), jax.vmap(clipper.update))
+        return clipped(mapped, given)
+
+    def make() -> Mapping[str, Measured]:
         given = jax.tree.map(lambda x: jnp.stack([x * (1 + i) for i in range(runs)]), tree.normal())
-        max_norm = 3 * tree.entries**0.5
         return {
-            OURS: _over_runs(clipax.global_norm(max_norm), given),
-            "optax": _over_runs(optax.clip_by_global_norm(max_norm), given),
+            OURS: over_runs(clipax.global_norm(3 * tree.norm), given),
+            "optax": over_runs(optax.clip_by_global_norm(3 * tree.norm), given),
         }
 
     return Case("vmap", f"global_norm, {runs} runs of {tree}", {"optax": 1.1}, make)
 
 
-def _over_runs(clipper: optax.GradientTransformation, given: Any) -> Timed:
-    state = jax.vmap(clipper.init)(given)
-    update = jax.jit(jax.vmap(lambda g, s: clipper.update(g, s)), donate_argnums=(0, 1))
-    return Call(update, lambda: (copied(given), copied(state)))
-
-
 def _eager(tree: Leaves) -> Case:
-    def make() -> Mapping[str, Timed]:
-        given, max_norm = tree.normal(), 0.5 * tree.entries**0.5
+    def uncompiled(clipper: optax.GradientTransformation, given: Any) -> Measured:
+        state = clipper.init(given)
+        return Call(clipper.update, lambda: (given, state))
+
+    def make() -> Mapping[str, Measured]:
+        given = tree.normal()
         return {
-            OURS: _uncompiled(clipax.global_norm(max_norm), given),
-            "optax": _uncompiled(optax.clip_by_global_norm(max_norm), given),
+            OURS: uncompiled(clipax.global_norm(0.5 * tree.norm), given),
+            "optax": uncompiled(optax.clip_by_global_norm(0.5 * tree.norm), given),
         }
 
     return Case("eager", f"global_norm, {tree}, without jit", {"optax": 1.2}, make)
-
-
-def _uncompiled(clipper: optax.GradientTransformation, given: Any) -> Timed:
-    state = clipper.init(given)
-    update: Callable[..., Any] = clipper.update
-    return Call(update, lambda: (given, state))

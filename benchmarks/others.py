@@ -1,58 +1,49 @@
-"""How other packages do the same work; each function imports its package and gives a `Timed`."""
+"""How other packages do the same work; each function imports its package and times it."""
 
 import importlib
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from benchmarks.timing import Timed
-
-REPEATS = 5  # calls before anything is timed
+from benchmarks.timing import Call, Measured
+from benchmarks.trees import entries_of
 
 
-def torch_clip(count: int, size: int, max_norm: float, dtype: str, foreach: bool | None) -> Timed:
+def torch_clip(
+    count: int, size: int, max_norm: float, dtype: str, foreach: bool | None
+) -> Measured:
     """`clip_grad_norm_` in place; `foreach=None` lets torch choose."""
-    torch = _package("torch")
-    fresh = _torch_leaves(count, size, dtype)
-    parameters = [torch.nn.Parameter(torch.zeros_like(x)) for x in fresh]
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-
-    def refresh() -> None:
-        for parameter, x in zip(parameters, fresh, strict=True):
-            parameter.grad.copy_(x)
-
-    def clip() -> None:
-        torch.nn.utils.clip_grad_norm_(parameters, max_norm, foreach=foreach)
-
-    return _timed(clip, refresh)
+    clip = _module("torch").nn.utils.clip_grad_norm_
+    model, refresh = _torch_model(count, size, dtype)
+    parameters = list(model.parameters())
+    return Call(lambda: clip(parameters, max_norm, foreach=foreach), refresh)
 
 
-def zclip_step(count: int, size: int) -> Timed:
-    """The step of ZClip behind its warm-up: norm, statistic and clipping."""
-    model, refresh = _torch_module(count, size)
-    peer = _package("zclip").ZClip(warmup_steps=2)
-    return _timed(lambda: peer.step(model), refresh)
+def zclip_step(count: int, size: int) -> Measured:
+    """The step of ZClip behind its warm-up, of a norm that stands out."""
+    model, refresh = _torch_model(count, size)
+    peer = _module("zclip").ZClip(warmup_steps=20)
+    for _ in range(25):
+        refresh(0.1)
+        peer.step(model)
+    return Call(lambda: peer.step(model), refresh)
 
 
-def autoclip_step(count: int, size: int, window: int) -> Timed:
-    """The step of AutoClip with a full history."""
-    model, refresh = _torch_module(count, size)
-    peer = _package("autoclip.torch").QuantileClip(
+def autoclip_step(count: int, size: int, window: int) -> Measured:
+    """The step of AutoClip with a full history of smaller norms."""
+    model, refresh = _torch_model(count, size)
+    peer = _module("autoclip.torch").QuantileClip(
         model.parameters(), quantile=0.1, history_length=window, global_threshold=True
     )
-    refresh()
+    refresh(0.1)
     for _ in range(window):
         peer.step()
-    return _timed(peer.step, refresh)
+    return Call(peer.step, refresh)
 
 
-def torch_recurrent(width: int, batch: int, length: int, inputs: int) -> Timed:
+def torch_recurrent(width: int, batch: int, length: int, inputs: int) -> Measured:
     """Forward and backward pass of an RNN, `clip_grad_norm_` and a step of SGD."""
-    torch = _package("torch")
+    torch = _module("torch")
     torch.manual_seed(0)
     net = torch.nn.RNN(inputs, width)
     head = torch.nn.Linear(width, inputs)
@@ -68,54 +59,42 @@ def torch_recurrent(width: int, batch: int, length: int, inputs: int) -> Timed:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
 
-    return _timed(step)
+    return Call(step)
 
 
-def tensorflow_clip(count: int, size: int, max_norm: float) -> Timed:
-    """`tf.clip_by_global_norm` in a `tf.function`."""
+def tensorflow_clip(count: int, size: int, max_norm: float) -> Measured:
+    """`tf.clip_by_global_norm` in a `tf.function`, which cannot overwrite its arguments."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    tensorflow = _package("tensorflow")
-    given = [tensorflow.constant(x) for x in _leaves(count, size)]
+    tensorflow = _module("tensorflow")
+    given = [tensorflow.constant(x) for x in entries_of(count, size)]
     clip = tensorflow.function(lambda g: tensorflow.clip_by_global_norm(g, max_norm)[0])
-    return _timed(lambda: clip(given)[-1].numpy())
+
+    def clipped() -> Any:
+        result = clip(given)
+        result[-1][:1].numpy()  # it has come
+        return result
+
+    return Call(clipped)
 
 
-def _package(name: str) -> Any:
+def _module(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _torch_module(count: int, size: int) -> tuple[Any, Callable[[], None]]:
-    torch = _package("torch")
-    fresh = _torch_leaves(count, size, "float32")
+def _torch_model(
+    count: int, size: int, dtype: str = "float32"
+) -> tuple[Any, Callable[..., tuple[()]]]:
+    """A module, and a function that sets its gradients, times a number."""
+    torch = _module("torch")
+    fresh = [torch.from_numpy(x).to(getattr(torch, dtype)) for x in entries_of(count, size)]
     model = torch.nn.Module()
     model.weights = torch.nn.ParameterList([torch.zeros_like(x) for x in fresh])
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
 
-    def refresh() -> None:
+    def refresh(scale: float = 1.0) -> tuple[()]:
         for parameter, x in zip(model.parameters(), fresh, strict=True):
-            parameter.grad.copy_(x)
+            parameter.grad.copy_(x * scale if scale != 1.0 else x)
+        return ()
 
     return model, refresh
-
-
-def _torch_leaves(count: int, size: int, dtype: str) -> list[Any]:
-    torch = _package("torch")
-    return [torch.from_numpy(x).to(getattr(torch, dtype)) for x in _leaves(count, size)]
-
-
-def _leaves(count: int, size: int) -> list[np.ndarray]:
-    one = np.random.default_rng(0).normal(size=size).astype(np.float32)
-    return [np.roll(one, i) for i in range(count)]
-
-
-def _timed(work: Callable[[], Any], prepare: Callable[[], None] = lambda: None) -> Timed:
-    def timed() -> float:
-        prepare()
-        begin = time.perf_counter()
-        work()
-        return time.perf_counter() - begin
-
-    for _ in range(REPEATS):
-        timed()
-    return timed

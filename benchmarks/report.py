@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,70 +13,81 @@ import jax
 import jinja2
 import vl_convert
 
-from benchmarks.cases import Row
+from benchmarks.cases import OURS, SECONDS, Row
 from experiments import charts, provenance
 
 PACKAGES = (
-    *("jax", "jaxlib", "optax", "numpy", "clipax", "torch", "tensorflow-cpu", "zclip", "autoclip"),
+    *("clipax", "jax", "jaxlib", "optax", "numpy", "torch", "tensorflow-cpu", "zclip", "autoclip"),
 )
 PAGE, NUMBERS = "README.md", "results.json"
-_TEMPLATE = Path(__file__).with_name("page.md.j2")
 ABOUT = {
-    "clip": "A gradient is clipped by its global norm, in buffers that may be overwritten.",
+    "clip": "A gradient is clipped by its global norm. It may be overwritten, but not by "
+    "TensorFlow, which cannot. *Limit*: the passes over it that cannot be avoided, three above the "
+    "threshold and one below, each for half the time in which all signs of as many bytes are "
+    "changed in place.",
     "vmap": "Several runs are clipped at once, under `vmap`.",
     "eager": "The same without `jit`.",
     "step": "A whole step: clipper, Adam, and the addition of the updates to the parameters.",
-    "recurrent": "A step of a recurrent net, forward and backward, clipping and SGD.",
+    "recurrent": "A step of a recurrent net: forward and backward, clipping and SGD.",
     "example": "Gradients of single examples are clipped and added up.",
-    "percentile": "The statistic behind a threshold, one norm after the other in a compiled loop.",
+    "percentile": "Thresholds that follow the norms, in a compiled loop; numpy by itself.",
     "spectral": "Singular values are clipped; errors are those of float64, over the threshold.",
     "compile": "An update is traced, lowered and compiled anew.",
     "import": "A new process imports the package.",
-    "devices": "A step under FSDP on virtual devices, which share two cores.",
-    "costs": "What the compiler counts: the same at every run.",
+    "devices": "A step under FSDP on virtual devices, which share the cores of this machine.",
+    "costs": "Read from compiled programs, without the branch that recomputes a norm which left "
+    "its range: the same at every run on the same packages.",
 }
+_TEMPLATE = Path(__file__).with_name("page.md.j2")
+_HUES = ("#d9541a", "#2e7dd1", "#8a939c", "#0f8a5f")
 
 
 def facts(command: str) -> dict[str, Any]:
     """Where and with what something is measured."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
     return {
         "command": command,
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": provenance.machine(),
-        "versions": versions,
         "backend": jax.default_backend(),
+        "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def write(rows: Sequence[Row], about: dict[str, Any], folder: Path) -> None:
     """Put all files into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    record = {**about, "rows": [_plain(row) for row in rows]}
+    record = about | {"rows": [row.plain() for row in rows]}
     (folder / NUMBERS).write_text(json.dumps(record, indent=1) + "\n")
-    curves = list(dict.fromkeys(row.curve for row in rows if row.curve))
-    for curve in curves:
-        points = [row for row in rows if row.curve == curve]
+    curves = _by([row for row in rows if row.case.curve], lambda row: row.case.curve)
+    for curve, points in curves.items():
         for theme in charts.THEMES:
-            (folder / picture(curve, theme)).write_text(_drawn(points, theme))
-    suites = dict.fromkeys(row.suite for row in rows if not row.curve)
+            (folder / picture(curve, theme)).write_text(_drawn(curve, points, theme))
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(_TEMPLATE.read_text()).render(
         facts=about,
-        suites={name: [row for row in rows if row.suite == name] for name in suites},
+        suites=_by([row for row in rows if not row.case.curve], lambda row: row.case.suite),
         about=ABOUT,
-        curves={curve: [row for row in rows if row.curve == curve] for curve in curves},
+        curves=curves,
         picture=picture,
-        missed=[row for row in rows if not row.reached],
-        aimed=[row for row in rows if row.goal is not None],
+        aimed=sum(row.goal is not None for row in rows),
+        missed=sum(not row.reached for row in rows),
         amount=amount,
     )
     (folder / PAGE).write_text(page)
+
+
+def _by(rows: Sequence[Row], key: Any) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
 
 
 def picture(curve: str, theme: str) -> str:
@@ -86,7 +97,7 @@ def picture(curve: str, theme: str) -> str:
 
 def amount(value: float, unit: str) -> str:
     """Seconds in their own unit, and what is counted as it is."""
-    if unit != "s":
+    if unit != SECONDS:
         return f"{value:,.0f} {unit}" if value >= 1 else f"{value:.1e} {unit}"
     for size, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
         if value >= size:
@@ -94,45 +105,27 @@ def amount(value: float, unit: str) -> str:
     return f"{value * 1e9:.3g} ns"
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    return row._asdict() | {"ratio": row.ratio._asdict(), "reached": row.reached}
-
-
-def _drawn(rows: Iterable[Row], theme: str) -> str:
+def _drawn(curve: str, rows: Sequence[Row], theme: str) -> str:
     points = list(_points(rows))
     names = list(dict.fromkeys(point["who"] for point in points))
-    title = next(iter(rows)).curve if isinstance(rows, Sequence) else ""
+    logarithmic = alt.Scale(type="log", nice=False)
     chart = (
         alt.Chart(alt.InlineData(points))
         .mark_line(point=alt.OverlayMarkDef(size=40), strokeWidth=1.8)
         .encode(
-            x=alt.X(
-                "size:Q",
-                title=title,
-                scale=alt.Scale(type="log"),
-                axis=alt.Axis(grid=False, format="~s"),
-            ),
-            y=alt.Y(
-                "seconds:Q",
-                title="seconds",
-                scale=alt.Scale(type="log"),
-                axis=alt.Axis(format="~g", tickCount=6),
-            ),
+            x=alt.X("size:Q", title=curve, scale=logarithmic, axis=alt.Axis(grid=False)),
+            y=alt.Y("seconds:Q", title="seconds", scale=logarithmic),
             color=alt.Color(
                 "who:N", sort=names, scale=alt.Scale(domain=names, range=_HUES[: len(names)])
             ),
         )
         .properties(width=620, height=300)
     )
-    spec = chart.to_dict() | {"config": charts.theme(theme)}
-    return vl_convert.vegalite_to_svg(spec)
+    return vl_convert.vegalite_to_svg(chart.to_dict() | {"config": charts.theme(theme)})
 
 
-_HUES = ["#d9541a", "#2e7dd1", "#8a939c", "#0f8a5f"]
-
-
-def _points(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+def _points(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     for row in rows:
-        for who, value in (("clipax", row.ours), (row.against, row.theirs)):
+        for who, value in ((OURS, row.ours), (row.against, row.theirs)):
             if math.isfinite(value):
-                yield {"size": row.size, "who": who, "seconds": value}
+                yield {"size": row.case.size, "who": who, "seconds": value}

@@ -11,13 +11,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 import clipax
 from benchmarks.cases import OURS, Case
 from benchmarks.methods import GROUPED, METHODS, ONE_NORM, Make
-from benchmarks.timing import Call, Loop, Timed
+from benchmarks.timing import Call, Loop, Measured
 from benchmarks.trees import Leaves
 from benchmarks.workers import of_devices, of_package
 
 TREE = Leaves(16, 2**17, columns=512)
 SPREAD = Leaves(64, 2**20, columns=2**10)
 UNDER_FSDP = ("global_norm", "adaptive", "zclip", "per_leaf", "value")
+_SIZES = 4  # gradients, each larger than the last
 COUNTERPARTS: dict[str, Make] = {
     "value": lambda: optax.clip(0.01),
     "block_rms": lambda: optax.clip_by_block_rms(1.0),
@@ -31,8 +32,10 @@ def cases(*, quick: bool) -> Iterator[Case]:
         yield _method(name, tree)
     yield from _wrapped(tree)
     yield _monitored(Leaves(30 if quick else 300, 2**13, columns=128))
-    yield _recurrent(runs=10, width=50, batch=20, length=10 if quick else 100, inputs=88)
-    for microbatches in (1, 8, 64):
+    for runs, goal in ((10, 1 / 8), (1, None)):
+        length = 10 if quick else 100
+        yield _recurrent(runs, goal, width=50, batch=20, length=length, inputs=88)
+    for microbatches in (1, 8, 32):
         yield _per_example(batch=256, microbatches=microbatches)
     for name in () if quick else UNDER_FSDP:
         yield fsdp(name, devices=8)
@@ -49,9 +52,17 @@ def stepped(
     sharding: jax.sharding.Sharding | None = None,
     *,
     applied: bool = True,
-) -> Timed:
-    """One step with donated parameters and state; `applied`: with the addition of the updates."""
+) -> Measured:
+    """One step that overwrites parameters and state, of gradients that grow and fall back.
+
+    Args:
+        optimizer: makes the step.
+        tree: the parameters.
+        sharding: where they lie.
+        applied: whether the updates are added to the parameters.
+    """
     gradient = jax.device_put(tree.normal(), sharding)
+    gradients = [jax.tree.map(lambda x, i=i: x * 1.2**i, gradient) for i in range(_SIZES)]
     params = jax.tree.map(jnp.ones_like, gradient)
 
     def step(carry: Any, gradient: Any) -> Any:
@@ -60,7 +71,7 @@ def stepped(
         return (optax.apply_updates(params, updates) if applied else updates), state
 
     compiled = jax.jit(step, donate_argnums=0, keep_unused=True)
-    return Loop(compiled, (params, optimizer.init(params)), gradient)
+    return Loop(compiled, (params, optimizer.init(params)), gradients)
 
 
 def _method(name: str, tree: Leaves) -> Case:
@@ -70,7 +81,7 @@ def _method(name: str, tree: Leaves) -> Case:
     if name in COUNTERPARTS:
         goals["optax same"] = 1.05 if name == "value" else 1.15
 
-    def make() -> Mapping[str, Timed]:
+    def make() -> Mapping[str, Measured]:
         found = {OURS: stepped(behind(METHODS[name]()), tree)}
         found["optax global"] = stepped(behind(optax.clip_by_global_norm(1.0)), tree)
         if name in COUNTERPARTS:
@@ -84,7 +95,7 @@ def _wrapped(tree: Leaves) -> Iterator[Case]:
     inner = behind(clipax.global_norm(1.0))
     for applied, what in ((True, "a step"), (False, "the update alone")):
 
-        def make(applied: bool = applied) -> Mapping[str, Timed]:
+        def make(applied: bool = applied) -> Mapping[str, Measured]:
             return {
                 OURS: stepped(clipax.skip_spikes(inner), tree, applied=applied),
                 "without": stepped(inner, tree, applied=applied),
@@ -96,28 +107,27 @@ def _wrapped(tree: Leaves) -> Iterator[Case]:
 def _monitored(tree: Leaves) -> Case:
     inner = behind(clipax.global_norm(1.0))
 
-    def make() -> Mapping[str, Timed]:
+    def make() -> Mapping[str, Measured]:
         watched = optax.chain(clipax.monitor(), inner)
         return {OURS: stepped(watched, tree), "without": stepped(inner, tree)}
 
     return Case("step", f"monitor before Adam, {tree}", {"without": None}, make)
 
 
-def _recurrent(runs: int, width: int, batch: int, length: int, inputs: int) -> Case:
-    sizes = {"width": width, "batch": batch, "length": length, "inputs": inputs}
-
-    def make() -> Mapping[str, Timed]:
+def _recurrent(runs: int, goal: float | None, **sizes: int) -> Case:
+    def make() -> Mapping[str, Measured]:
         together = recurrent(runs, **sizes)
         factory = "benchmarks.others:torch_recurrent"
         return {OURS: lambda: together() / runs} | of_package("torch").make(
             "torch", factory, **sizes
         )
 
-    work = f"RNN and SGD, {width} units, batch {batch}, length {length}, one of {runs} runs"
-    return Case("recurrent", work, {"torch": 1 / 8}, make)
+    told = "{width} units, batch {batch}, length {length}".format(**sizes)
+    many = f"one of {runs} runs at once" if runs > 1 else "one run by itself"
+    return Case("recurrent", f"RNN and SGD, {told}, {many}", {"torch": goal}, make)
 
 
-def recurrent(runs: int, width: int, batch: int, length: int, inputs: int) -> Timed:
+def recurrent(runs: int, width: int, batch: int, length: int, inputs: int) -> Measured:
     """A step of so many runs at once: forward, backward, clipping, SGD."""
     optimizer = optax.chain(clipax.global_norm(1.0), optax.sgd(1e-3))
     keys = jax.random.split(jax.random.key(0), 5)
@@ -141,17 +151,18 @@ def recurrent(runs: int, width: int, batch: int, length: int, inputs: int) -> Ti
         logits = hidden @ params["output"] + params["last"]
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-    def step(carry: Any, x: jax.Array, y: jax.Array) -> Any:
+    def step(carry: Any, batch: tuple[jax.Array, jax.Array]) -> Any:
         params, state = carry
+        x, y = batch
         updates, state = optimizer.update(jax.grad(loss)(params, x, y), state)
         return optax.apply_updates(params, updates), state
 
-    over_runs = jax.jit(jax.vmap(step, in_axes=(0, None, None)), donate_argnums=0)
-    return Loop(over_runs, jax.vmap(init)(jax.random.split(keys[2], runs)), x, y)
+    over_runs = jax.jit(jax.vmap(step, in_axes=(0, None)), donate_argnums=0)
+    return Loop(over_runs, jax.vmap(init)(jax.random.split(keys[2], runs)), [(x, y)])
 
 
 def _per_example(batch: int, microbatches: int) -> Case:
-    def make() -> Mapping[str, Timed]:
+    def make() -> Mapping[str, Measured]:
         keys = jax.random.split(jax.random.key(0), 4)
         params = {
             "hidden": {"w": jax.random.normal(keys[0], (64, 256)), "b": jnp.zeros(256)},
@@ -162,7 +173,7 @@ def _per_example(batch: int, microbatches: int) -> Case:
         ours = clipax.per_example(_loss, clipax.global_norm(1.0), microbatch=size)
         return {
             OURS: Call(jax.jit(ours), lambda: (params, x, y)),
-            "optax": Call(jax.jit(_optax_per_example), lambda: (params, x, y)),
+            "optax": Call(jax.jit(_optax_per_example(size, batch)), lambda: (params, x, y)),
         }
 
     plural = "es" * (microbatches > 1)
@@ -175,16 +186,24 @@ def _loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.mean((hidden @ params["out"]["w"] + params["out"]["b"] - y) ** 2)
 
 
-def _optax_per_example(params: Any, x: jax.Array, y: jax.Array) -> Any:
-    losses, gradients = jax.vmap(jax.value_and_grad(_loss), (None, 0, 0))(params, x, y)
-    total, _ = optax.per_example_global_norm_clip(gradients, 1.0)
-    return jnp.mean(losses), jax.tree.map(lambda g: g / len(x), total)
+def _optax_per_example(microbatch: int | None, batch: int) -> Callable[..., Any]:
+    def summed(params: Any, x: jax.Array, y: jax.Array) -> Any:
+        losses, gradients = jax.vmap(jax.value_and_grad(_loss), (None, 0, 0))(params, x, y)
+        total, _ = optax.per_example_global_norm_clip(gradients, 1.0)
+        return jnp.sum(losses), total
+
+    whole = optax.microbatch(summed, argnums=(1, 2), microbatch_size=microbatch)
+
+    def mean(params: Any, x: jax.Array, y: jax.Array) -> Any:
+        return jax.tree.map(lambda each: each / batch, whole(params, x, y))
+
+    return mean
 
 
 def fsdp(name: str, devices: int) -> Case:
     """A step whose leaves are spread over virtual devices, in a process that has them."""
 
-    def make() -> Mapping[str, Timed]:
+    def make() -> Mapping[str, Measured]:
         worker, factory = of_devices(devices), "benchmarks.steps:spread_step"
         return worker.make(OURS, factory, name=name) | worker.make("optax", factory, name="")
 
@@ -193,7 +212,7 @@ def fsdp(name: str, devices: int) -> Case:
     return Case("devices", work, goals, make, rounds=20)
 
 
-def spread_step(name: str) -> Timed:
+def spread_step(name: str) -> Measured:
     """A step under FSDP with a method of ours, or with optax's for the empty name."""
     mesh = jax.make_mesh((jax.device_count(),), ("devices",))
     clip: Callable[..., Any] = METHODS[name] if name else lambda: optax.clip_by_global_norm(1.0)

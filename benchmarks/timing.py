@@ -1,16 +1,15 @@
-"""Times what does the same work in turns, and compares the times of each round."""
+"""Measures what does the same work in turns, and compares within each round."""
 
 import gc
-import itertools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-Timed = Callable[[], float]  # does its work once and returns the seconds
+Measured = Callable[[], float]  # does its work and returns its cost: seconds, bytes, flops
 
 
 class Ratio(NamedTuple):
@@ -21,24 +20,31 @@ class Ratio(NamedTuple):
     high: float
 
 
-def in_turns(contestants: Mapping[str, Timed], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds `[round]` of each contestant; each round begins with another one.
+def in_turns(contestants: Mapping[str, Measured], rounds: int) -> dict[str, np.ndarray]:
+    """Costs `[round]` of each contestant; the order of each round is drawn anew.
 
     Args:
-        contestants: what is timed, by name.
+        contestants: what is measured, by name.
         rounds: how often.
     """
-    names = list(contestants)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    gc.collect()
-    gc.disable()
-    try:
-        for first in itertools.islice(itertools.cycle(range(len(names))), rounds):
-            for name in (*names[first:], *names[:first]):
-                seconds[name].append(contestants[name]())
-    finally:
+    draw, names = np.random.default_rng(0), list(contestants)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    with quiet():
+        for _ in range(rounds):
+            for name in draw.permutation(names).tolist():
+                found[name].append(contestants[name]())
+    return {name: np.array(values) for name, values in found.items()}
+
+
+class quiet:
+    """Without collections of garbage."""
+
+    def __enter__(self) -> None:
+        gc.collect()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
         gc.enable()
-    return {name: np.array(found) for name, found in seconds.items()}
 
 
 def ratio(ours: np.ndarray, theirs: np.ndarray) -> Ratio:
@@ -47,19 +53,19 @@ def ratio(ours: np.ndarray, theirs: np.ndarray) -> Ratio:
 
 
 class Call:
-    """A function of arrays, timed with arguments that are made before and not timed.
+    """A function, timed with arguments that are made before and not timed.
 
     Args:
-        function: is called with what `make` returns, all of which it may donate.
+        function: is called with what `make` returns, all of which it may overwrite.
         make: makes its arguments.
-        least: seconds that one measurement takes at least; calls are repeated until then.
-        most: how often at most.
+        least: seconds over which a measurement is a mean; of longer calls it is one.
+        most: calls of a measurement at most.
     """
 
     def __init__(
         self,
         function: Callable[..., Any],
-        make: Callable[[], tuple[Any, ...]],
+        make: Callable[[], tuple[Any, ...]] = tuple,
         *,
         least: float = 2e-3,
         most: int = 100,
@@ -70,28 +76,35 @@ class Call:
         self._repeats = min(most, math.ceil(least / once))
 
     def __call__(self) -> float:
-        arguments = jax.block_until_ready([self._make() for _ in range(self._repeats)])
+        return sum(self._once() for _ in range(self._repeats)) / self._repeats
+
+    def _once(self) -> float:
+        arguments = jax.block_until_ready(self._make())
         begin = time.perf_counter()
-        results = [self._function(*each) for each in arguments]
-        jax.block_until_ready(results)
-        return (time.perf_counter() - begin) / self._repeats
+        result = jax.block_until_ready(self._function(*arguments))
+        seconds = time.perf_counter() - begin
+        del result  # not while the clock runs
+        return seconds
 
 
 class Loop:
-    """A function that carries its state from call to call, in buffers that it donates.
+    """A function that carries its state from call to call, in buffers that it overwrites.
 
     Args:
-        function: from the carry and the other arguments to the next carry.
+        function: from the carry and one of the inputs to the next carry.
         carry: the first carry.
-        others: arguments that stay the same.
+        inputs: what the calls are given, one after the other and again from the first.
     """
 
-    def __init__(self, function: Callable[..., Any], carry: Any, *others: Any):
-        self._function, self._carry, self._others = function, carry, others
-        for _ in range(3):
+    def __init__(self, function: Callable[..., Any], carry: Any, inputs: Iterable[Any]):
+        self._function, self._carry = function, carry
+        self._inputs, self._calls = list(inputs), 0
+        for _ in range(max(3, len(self._inputs))):
             self()
 
     def __call__(self) -> float:
+        given = self._inputs[self._calls % len(self._inputs)]
+        self._calls += 1
         begin = time.perf_counter()
-        self._carry = jax.block_until_ready(self._function(self._carry, *self._others))
+        self._carry = jax.block_until_ready(self._function(self._carry, given))
         return time.perf_counter() - begin

@@ -1,5 +1,6 @@
 """The gradients that are clipped: so many leaves of one size."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,17 @@ class Leaves:
 
     @property
     def entries(self) -> int:
+        """Of all leaves."""
         return self.count * self.size
 
     @property
+    def norm(self) -> float:
+        """About the norm of normal entries."""
+        return self.entries**0.5
+
+    @property
     def shape(self) -> tuple[int, ...]:
+        """Of a leaf."""
         return (self.size // self.columns, self.columns) if self.columns else (self.size,)
 
     def described(self, dtype: Any = jnp.float32) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
@@ -37,9 +45,14 @@ class Leaves:
 
     def normal(self, dtype: Any = jnp.float32) -> dict[str, dict[str, jax.Array]]:
         """The same with standard normal entries, on the device."""
-        rng = np.random.default_rng(0)
-        one = rng.normal(size=self.size).reshape(self.shape)
-        return {f"layer{i}": {"w": jnp.asarray(np.roll(one, i), dtype)} for i in range(self.count)}
+        leaves = (x.reshape(self.shape) for x in entries_of(self.count, self.size))
+        return {f"layer{i}": {"w": jnp.asarray(x, dtype)} for i, x in enumerate(leaves)}
+
+
+def entries_of(count: int, size: int) -> Iterator[np.ndarray]:
+    """Standard normal entries of so many leaves, float32."""
+    one = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    return (np.roll(one, i) for i in range(count))
 
 
 @jax.jit

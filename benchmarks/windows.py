@@ -1,8 +1,7 @@
-"""Suite `percentile`: the statistic of a threshold alone, one norm after the other."""
+"""Suite `percentile`: thresholds that follow the norms, one norm after the other."""
 
-import collections
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,14 +10,14 @@ import numpy as np
 
 import clipax
 from benchmarks.cases import OURS, Case
-from benchmarks.clips import clipped
-from benchmarks.timing import Call, Timed
+from benchmarks.clips import clipped, compiled
+from benchmarks.timing import Call, Measured
 from benchmarks.trees import Leaves, copied
 from benchmarks.workers import of_package
 
 WINDOWS = {1000: 0.05, 10_000: 0.02}
 TREE = Leaves(16, 2**17)
-PERCENT, CALLS = 95.0, 100
+PERCENT, STEPS = 95.0, 100
 
 
 def cases(*, quick: bool) -> Iterator[Case]:
@@ -26,63 +25,68 @@ def cases(*, quick: bool) -> Iterator[Case]:
         yield of_window(window, goal)
     tree = Leaves(16, 2**10) if quick else TREE
     yield _history(tree)
-    yield _package("zclip", clipax.zclip(), "zclip_step", tree, {})
-    yield _package(
-        "autoclip", clipax.autoclip(window=1000), "autoclip_step", tree, {"window": 1000}
-    )
+    yield _whole("zclip", clipax.zclip(restart=None), tree)
+    yield _whole("autoclip", clipax.autoclip(window=1000), tree, window=1000)
 
 
 def of_window(window: int, goal: float | None = None) -> Case:
-    """A percentile of the last norms."""
+    """A percentile of the last norms, as the threshold of a gradient of one entry."""
 
-    def make() -> Mapping[str, Timed]:
-        policy = clipax.thresholds.window_percentile(PERCENT, window=window, warmup=1)
+    def make() -> Mapping[str, Measured]:
         return {
-            OURS: updated(policy),
+            OURS: _followed(clipax.adaptive(PERCENT, window=window, warmup=1)),
             "jnp.percentile": _sorted_each_time(window),
-            "numpy, deque": _deque(window),
+            "numpy": _by_numpy(window),
         }
 
-    goals = {"jnp.percentile": goal, "numpy, deque": None}
+    goals = {"jnp.percentile": goal, "numpy": None}
     return Case("percentile", f"of the last {window:,} norms", goals, make)
 
 
-def updated(policy: clipax.ThresholdPolicy) -> Timed:
-    """One update of a policy of one group."""
+def _followed(clipper: Any) -> Measured:
+    """One update of a clipper of a gradient of one entry, in a compiled loop of several."""
 
-    def step(state: Any, norm: jax.Array) -> tuple[Any, jax.Array]:
-        threshold, state = policy.update(norm, state, step=0, param_norm=None)
-        return state, threshold
+    def steps(state: Any, norms: jax.Array) -> Any:
+        def step(state: Any, norm: jax.Array) -> tuple[Any, jax.Array]:
+            clipped, state = clipper.update(norm, state)
+            return state, clipped
 
-    return _in_scan(step, policy.init(jnp.zeros(1)), _norms(CALLS)[:, None])
+        return jax.lax.scan(step, state, norms)
 
-
-def _sorted_each_time(window: int) -> Timed:
-    def step(carry: Any, norm: jax.Array) -> tuple[Any, jax.Array]:
-        ring, place = carry
-        ring = ring.at[place].set(norm)
-        return (ring, (place + 1) % window), jnp.percentile(ring, PERCENT)
-
-    return _in_scan(step, (_norms(window), jnp.zeros((), jnp.int32)), _norms(CALLS))
+    norms, state = _norms(STEPS), clipper.init(jnp.zeros(()))
+    scanned = jax.jit(steps, donate_argnums=0)
+    state, _ = scanned(state, norms)
+    several = Call(scanned, lambda: (copied(state), norms))
+    return lambda: several() / STEPS
 
 
-def _in_scan(step: Callable[..., Any], carry: Any, norms: jax.Array) -> Timed:
-    """The time of one step of a loop, as in a training that is compiled as a whole."""
-    scanned = jax.jit(lambda carry, norms: jax.lax.scan(step, carry, norms), donate_argnums=0)
-    all_steps = Call(scanned, lambda: (copied(carry), norms))
-    return lambda: all_steps() / len(norms)
+def _sorted_each_time(window: int) -> Measured:
+    def steps(ring: jax.Array, norms: jax.Array) -> Any:
+        def step(carry: Any, norm: jax.Array) -> tuple[Any, jax.Array]:
+            ring, place = carry
+            ring = ring.at[place].set(norm)
+            factor = jnp.minimum(1, 2 * jnp.percentile(ring, PERCENT) / norm)
+            return (ring, (place + 1) % window), norm * factor
+
+        return jax.lax.scan(step, (ring, 0), norms)
+
+    ring, norms = _norms(window), _norms(STEPS)
+    several = Call(jax.jit(steps, donate_argnums=0), lambda: (copied(ring), norms))
+    return lambda: several() / STEPS
 
 
-def _deque(window: int) -> Timed:
-    norms = collections.deque(np.asarray(_norms(window)).tolist(), maxlen=window)
+def _by_numpy(window: int) -> Measured:
+    ring, norms = np.array(_norms(window)), np.array(_norms(STEPS))
 
-    def timed() -> float:
+    def measured() -> float:
         begin = time.perf_counter()
-        norms.append(1.0)
-        np.percentile(norms, PERCENT)
-        return time.perf_counter() - begin
+        for step, norm in enumerate(norms):
+            ring[step % window] = norm
+            np.percentile(ring, PERCENT)
+        return (time.perf_counter() - begin) / STEPS
 
-    return timed
+    measured()
+    return measured
 
 
 def _norms(count: int) -> jax.Array:
@@ -90,22 +94,28 @@ def _norms(count: int) -> jax.Array:
 
 
 def _history(tree: Leaves) -> Case:
-    def make() -> Mapping[str, Timed]:
-        plain = clipax.global_norm(0.5 * tree.entries**0.5)
+    def make() -> Mapping[str, Measured]:
         return {
-            OURS: updated(clipax.thresholds.history_percentile(10.0)),
-            "plain clip": clipped(plain, tree.normal()),
+            OURS: _followed(clipax.autoclip()),
+            "plain clip": clipped(clipax.global_norm(0.5 * tree.norm), tree.normal()),
         }
 
     work = f"of all norms so far, beside a clip of {tree}"
     return Case("percentile", work, {"plain clip": 0.03}, make)
 
 
-def _package(peer: str, clipper: Any, factory: str, tree: Leaves, more: dict[str, Any]) -> Case:
-    def make() -> Mapping[str, Timed]:
-        found = of_package(peer).make(
-            peer, f"benchmarks.others:{factory}", count=tree.count, size=tree.size, **more
-        )
-        return {OURS: clipped(clipper, tree.normal())} | found
+def _whole(peer: str, clipper: Any, tree: Leaves, **more: int) -> Case:
+    """The clipper with its statistic, of a norm that stands out of those before."""
+
+    def make() -> Mapping[str, Measured]:
+        given = tree.normal()
+        update, state = compiled(clipper), clipper.init(given)
+        for _ in range(30):
+            _, state = update(jax.tree.map(lambda x: x / 10, given), state)
+        factor = clipax.metrics(clipper.update(given, state)[1])["factor"]
+        assert factor < 1, f"nothing is clipped: {factor}"
+        factory = f"benchmarks.others:{peer}_step"
+        found = of_package(peer).make(peer, factory, count=tree.count, size=tree.size, **more)
+        return {OURS: clipped(clipper, given, state)} | found
 
     return Case("percentile", f"{peer} as a whole, {tree}", {peer: None}, make)
