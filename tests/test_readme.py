@@ -1,5 +1,6 @@
 """What README.md says: its blocks run, its tables and its claims hold."""
 
+import collections
 import math
 import pathlib
 import re
@@ -12,7 +13,7 @@ import optax
 import pytest
 from catalogue import plain
 from contract import CORE, WRAPPERS
-from pages import anchors, assert_prints_what_it_says, blocks, run, standings
+from pages import LEADERBOARD, anchors, assert_prints_what_it_says, blocks, run, standings
 
 import clipax
 from clipax import measures
@@ -23,6 +24,7 @@ PROSE = re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
 SECTIONS = dict(re.findall(r"^#+ ([^\n]+)\n(.*?)(?=^#+ |\Z)", PROSE, re.MULTILINE | re.DOTALL))
 
 
+LEADING = (LEADERBOARD / "README.md").read_text()
 PYTHON = blocks(TEXT, "python")
 
 
@@ -311,13 +313,18 @@ def _ends(line, part, digits):
 
 
 def test_sentences_on_the_leaderboard_count_its_lines():
-    text = SECTIONS["Which one is worth using"]
-    assert f"{len(standings())} methods" in text
-    better = [line for line in standings() if line["verdict"] == "better"]
-    assert "All but two are better than\n`none`" in text
-    assert len(better) == len(standings()) - 3  # `none` is not compared
-    (worse,) = [line["method"] for line in standings() if line["verdict"] == "worse"]
-    assert f"only `{worse}` is worse" in text
+    text = " ".join(SECTIONS["Which one is worth using"].split())
+    verdicts = collections.Counter(line["verdict"] for line in standings())
+    assert f"Seven of [{len(standings())} methods" in text
+    assert len(table("Which one is worth using")) == 7
+    assert f"{verdicts['better']} are better than `none`, {verdicts['worse']} is worse." in text
+    row = re.search(r"^## Score by task\n.*?^\| none (.*?)$", LEADING, re.MULTILINE | re.DOTALL)
+    assert row is not None
+    scores = [float(cell.split()[0]) for cell in row[1].strip("| ").split(" | ")]
+    assert len(scores) == 9 and sum(score >= 0.95 for score in scores) == 4
+    untuned = sorted(standings(), key=lambda line: float(line["default"]), reverse=True)
+    rescaling = {"normalize", "auto_s", "stable_spam"}
+    assert {line["method"] for line in untuned[:3]} == rescaling
 
 
 COUNTERPARTS = table("Coming from elsewhere")
