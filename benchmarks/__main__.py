@@ -16,7 +16,7 @@ from benchmarks import clips, costs, growth, matrices, report, starts, steps, wi
 from benchmarks.cases import Case, Row, measure
 
 MODULES = (clips, steps, windows, matrices, starts, costs, growth)
-MOST, FEW = 40, 3
+FEW = 3  # rounds of a quick run
 
 
 @dataclasses.dataclass
@@ -35,7 +35,7 @@ class Options:
 
 def main() -> int:
     """Run what is asked for; 1 where a program costs more than it may, 2 for a mistake."""
-    options = tyro.cli(Options, prog="python -m benchmarks", description=Options.__doc__)
+    options = tyro.cli(Options, prog="python -m benchmarks")
     console = Console()
     wanted = list(chosen(options))
     if not wanted:
@@ -79,7 +79,7 @@ def measured(wanted: Sequence[Case], options: Options, console: Console) -> list
             task = progress.add_task("", total=len(wanted))
             for case in wanted:
                 progress.update(task, description=f"{case.suite}: {case.work}")
-                rows += measure(case, most=FEW if options.quick else MOST)
+                rows += measure(case, most=FEW if options.quick else case.rounds)
                 progress.advance(task)
     finally:
         if options.out is not None and rows:

@@ -1,6 +1,6 @@
 """Suites `clip`, `vmap` and `eager`: a gradient is clipped, and nothing else."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -76,16 +76,13 @@ def _goal(tree: Leaves, dtype: str) -> float:
 
 def clipped(clipper: optax.GradientTransformation, given: Any, state: Any = None) -> Measured:
     """One update of a compiled clipper, of a gradient that it may overwrite."""
-    return Call(compiled(clipper), _fresh(given, clipper.init(given) if state is None else state))
+    state = clipper.init(given) if state is None else state
+    return Call(compiled(clipper), lambda: (copied(given), copied(state)))
 
 
 def compiled(clipper: optax.GradientTransformation) -> jax.stages.Wrapped:
     """The update of a clipper, jitted; it overwrites the gradient and the state."""
     return jax.jit(lambda g, s: clipper.update(g, s), donate_argnums=(0, 1), keep_unused=True)
-
-
-def _fresh(given: Any, state: Any) -> Callable[[], tuple[Any, Any]]:
-    return lambda: (copied(given), copied(state))
 
 
 def limit(tree: Leaves, dtype: Any, passes: int) -> Measured:

@@ -22,7 +22,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -32,6 +31,7 @@ from rich.table import Table
 from benchmarks import tpu_aot
 from benchmarks.programs import COLLECTIVES, spread
 from benchmarks.tpu_aot import CLIPPERS, Counts, add_names
+from benchmarks.trees import described
 
 
 class Model(NamedTuple):
@@ -56,7 +56,7 @@ class Model(NamedTuple):
             "norm": {"scale": (d,), "bias": (d,)},
         }
         if self.stacked:
-            return {"blocks": described(block, (self.blocks,))}
+            return {"blocks": described(block, before=(self.blocks,))}
         return {f"block{i}": described(block) for i in range(self.blocks)}
 
     def on(self, mesh: Mesh) -> Any:
@@ -66,14 +66,6 @@ class Model(NamedTuple):
         leaves = jax.tree.leaves(self.params)
         entries = sum(float(np.prod(x.shape)) for x in leaves)
         return f"{entries:.0e}, {len(leaves)} leaves".replace("e+0", "e").replace("e+", "e")
-
-
-def described(shapes: Any, before: tuple[int, ...] = ()) -> Any:
-    return jax.tree.map(
-        lambda shape: jax.ShapeDtypeStruct((*before, *shape), jnp.float32),
-        shapes,
-        is_leaf=lambda x: isinstance(x, tuple),
-    )
 
 
 MODELS = (Model(5, 128), Model(20, 2048), Model(138, 24576))

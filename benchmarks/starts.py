@@ -1,6 +1,5 @@
 """Suites `compile` and `import`: what is paid once."""
 
-import functools
 import os
 import subprocess
 import sys
@@ -12,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import clipax
 from benchmarks.cases import OURS, Case
-from benchmarks.methods import Make
+from benchmarks.methods import METHODS
 from benchmarks.timing import Measured
-from benchmarks.trees import Leaves
+from benchmarks.trees import Leaves, described
 
 LAYER = {
     "kernel": (64, 256),
@@ -26,12 +24,7 @@ LAYER = {
     "shift": (64,),
     "output": (64, 64),
 }
-COMPILED: dict[str, Make] = {
-    "global_norm": functools.partial(clipax.global_norm, 1.0),
-    "per_layer": functools.partial(clipax.per_layer, 1.0),
-    "per_leaf": functools.partial(clipax.per_leaf, 1.0),
-    "moving_average, per leaf": lambda: clipax.moving_average(measure=clipax.measures.per_leaf()),
-}
+COMPILED = ("global_norm", "per_layer", "per_leaf", "moving_average, per leaf")
 ADAPTIVE_GOAL, NARROW_GOAL = 4.0, 0.5
 _NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 MORE = 0.010  # seconds that `import clipax` may take over `import optax`
@@ -53,20 +46,12 @@ def _trees(layers: int) -> dict[str, Any]:
     recurrent = [dict(LAYER) for _ in range(layers)]
     count = layers * len(LAYER)
     return {
-        f"float32, {count} leaves of {layers} layers": _arrays(recurrent, jnp.float32),
-        f"bfloat16, {count} leaves of {layers} layers": _arrays(recurrent, jnp.bfloat16),
-        f"float32, {count} shapes": _arrays(
+        f"float32, {count} leaves of {layers} layers": described(recurrent, jnp.float32),
+        f"bfloat16, {count} leaves of {layers} layers": described(recurrent, jnp.bfloat16),
+        f"float32, {count} shapes": described(
             [(i + 7, 2 * i + 3) for i in range(count)], jnp.float32
         ),
     }
-
-
-def _arrays(shapes: Any, dtype: Any) -> Any:
-    return jax.tree.map(
-        lambda shape: jax.ShapeDtypeStruct(shape, dtype),
-        shapes,
-        is_leaf=lambda x: isinstance(x, tuple),
-    )
 
 
 def compiled(clipper: str, name: str, tree: Any, goal: float | None) -> Case:
@@ -75,7 +60,7 @@ def compiled(clipper: str, name: str, tree: Any, goal: float | None) -> Case:
     def make() -> Mapping[str, Measured]:
         seconds(optax.clip_by_global_norm(1.0), [jax.ShapeDtypeStruct((1,), jnp.float32)])
         return {
-            OURS: lambda: seconds(COMPILED[clipper](), tree),
+            OURS: lambda: seconds(METHODS[clipper](), tree),
             "optax global": lambda: seconds(optax.clip_by_global_norm(1.0), tree),
         }
 

@@ -49,6 +49,15 @@ class Leaves:
         return {f"layer{i}": {"w": jnp.asarray(x, dtype)} for i, x in enumerate(leaves)}
 
 
+def described(shapes: Any, dtype: Any = jnp.float32, before: tuple[int, ...] = ()) -> Any:
+    """A tree of shapes as arrays that are only described, with some more axes before."""
+    return jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct((*before, *shape), dtype),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
 def entries_of(count: int, size: int) -> Iterator[np.ndarray]:
     """Standard normal entries of so many leaves, float32."""
     one = np.random.default_rng(0).normal(size=size).astype(np.float32)

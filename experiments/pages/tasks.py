@@ -84,7 +84,6 @@ def posed(content: Content, places: Sequence[str]) -> Table:
 def _posed_row(content: Content, place: str) -> list[Cell]:
     facts, said = _facts(content, place), told(place.partition("/")[0])
     rates = content.places[place].where(stage="grid").rates
-    floor = next(iter(content.places[place]))["floor"]
     return [
         words(place),
         words(said.title),
@@ -92,7 +91,7 @@ def _posed_row(content: Content, place: str) -> list[Cell]:
         words(facts["Optimizer"]),
         words(f"{len(rates)} from {rates[0]:g} to {rates[-1]:g}"),
         words(said.score),
-        number(floor, score(floor)),
+        words(facts["Fails above"]),
     ]
 
 
