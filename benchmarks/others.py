@@ -7,13 +7,14 @@ from typing import Any
 
 from benchmarks.timing import Call, Measured
 from benchmarks.trees import entries_of
+from experiments import provenance
 
 
 def torch_clip(
     count: int, size: int, max_norm: float, dtype: str, foreach: bool | None
 ) -> Measured:
     """`clip_grad_norm_` in place; `foreach=None` lets torch choose."""
-    clip = _module("torch").nn.utils.clip_grad_norm_
+    clip = _torch().nn.utils.clip_grad_norm_
     model, refresh = _torch_model(count, size, dtype)
     parameters = list(model.parameters())
     return Call(lambda: clip(parameters, max_norm, foreach=foreach), refresh)
@@ -43,7 +44,7 @@ def autoclip_step(count: int, size: int, window: int) -> Measured:
 
 def torch_recurrent(width: int, batch: int, length: int, inputs: int) -> Measured:
     """Forward and backward pass of an RNN, `clip_grad_norm_` and a step of SGD."""
-    torch = _module("torch")
+    torch = _torch()
     torch.manual_seed(0)
     net = torch.nn.RNN(inputs, width)
     head = torch.nn.Linear(width, inputs)
@@ -81,11 +82,18 @@ def _module(name: str) -> Any:
     return importlib.import_module(name)
 
 
+def _torch() -> Any:
+    """torch with a thread for each core, as XLA has them."""
+    torch = _module("torch")
+    torch.set_num_threads(provenance.cores())
+    return torch
+
+
 def _torch_model(
     count: int, size: int, dtype: str = "float32"
 ) -> tuple[Any, Callable[..., tuple[()]]]:
     """A module, and a function that sets its gradients, times a number."""
-    torch = _module("torch")
+    torch = _torch()
     fresh = [torch.from_numpy(x).to(getattr(torch, dtype)) for x in entries_of(count, size)]
     model = torch.nn.Module()
     model.weights = torch.nn.ParameterList([torch.zeros_like(x) for x in fresh])
