@@ -86,12 +86,13 @@ def compiled(clipper: optax.GradientTransformation) -> jax.stages.Wrapped:
 
 
 def limit(tree: Leaves, dtype: Any, passes: int) -> Measured:
-    """The time of so many passes over as many bytes in one array.
+    """The time of so many passes over as many bytes in as many leaves.
 
-    One pass is half the time of changing all signs in place, which reads and writes them.
+    One pass is half the time of changing all bits in place, which reads and writes them.
     """
-    change = jax.jit(jnp.negative, donate_argnums=0)
-    given = jnp.ones(tree.entries, dtype)
+    bits = jnp.dtype(f"uint{8 * jnp.dtype(dtype).itemsize}")
+    given = jax.tree.map(lambda x: jnp.ones(x.shape, bits), tree.described())
+    change = jax.jit(lambda tree: jax.tree.map(jnp.invert, tree), donate_argnums=0)
     two = Call(change, lambda: (copied(given),))
     return lambda: two() * passes / 2
 

@@ -23,7 +23,7 @@ PAGE, NUMBERS = "README.md", "results.json"
 ABOUT = {
     "clip": "A gradient is clipped by its global norm. It may be overwritten, but not by "
     "TensorFlow, which cannot. *Limit*: the passes over it that cannot be avoided, three above the "
-    "threshold and one below, each for half the time in which all signs of as many bytes are "
+    "threshold and one below, each for half the time in which all bits of as many leaves are "
     "changed in place.",
     "vmap": "Several runs are clipped at once, under `vmap`.",
     "eager": "The same without `jit`.",

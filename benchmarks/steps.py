@@ -1,5 +1,6 @@
 """Suites `step`, `recurrent`, `example` and `devices`: whole optimizer steps."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from benchmarks.methods import GROUPED, METHODS, ONE_NORM, Make
 from benchmarks.timing import Call, Loop, Measured
 from benchmarks.trees import Leaves
 from benchmarks.workers import of_devices, of_package
+from experiments import provenance
 
 TREE = Leaves(16, 2**17, columns=512)
 SPREAD = Leaves(64, 2**20, columns=2**10)
@@ -116,11 +118,9 @@ def _monitored(tree: Leaves) -> Case:
 
 def _recurrent(runs: int, goal: float | None, **sizes: int) -> Case:
     def make() -> Mapping[str, Measured]:
-        together = recurrent(runs, **sizes)
-        factory = "benchmarks.others:torch_recurrent"
-        return {OURS: lambda: together() / runs} | of_package("torch").make(
-            "torch", factory, **sizes
-        )
+        ours, factory = of_devices(provenance.cores()), "benchmarks.others:torch_recurrent"
+        found = ours.make(OURS, "benchmarks.steps:recurrent", runs=runs, **sizes)
+        return found | of_package("torch").make("torch", factory, **sizes)
 
     told = "{width} units, batch {batch}, length {length}".format(**sizes)
     many = f"one of {runs} runs at once" if runs > 1 else "one run by itself"
@@ -128,7 +128,10 @@ def _recurrent(runs: int, goal: float | None, **sizes: int) -> Case:
 
 
 def recurrent(runs: int, width: int, batch: int, length: int, inputs: int) -> Measured:
-    """A step of so many runs at once: forward, backward, clipping, SGD."""
+    """A run's share of a step of so many at once: forward, backward, clipping, SGD.
+
+    The runs are spread over the devices, as those of an experiment are.
+    """
     optimizer = optax.chain(clipax.global_norm(1.0), optax.sgd(1e-3))
     keys = jax.random.split(jax.random.key(0), 5)
     x = jax.random.normal(keys[0], (length, batch, inputs))
@@ -157,8 +160,19 @@ def recurrent(runs: int, width: int, batch: int, length: int, inputs: int) -> Me
         updates, state = optimizer.update(jax.grad(loss)(params, x, y), state)
         return optax.apply_updates(params, updates), state
 
-    over_runs = jax.jit(jax.vmap(step, in_axes=(0, None)), donate_argnums=0)
-    return Loop(over_runs, jax.vmap(init)(jax.random.split(keys[2], runs)), [(x, y)])
+    mesh = jax.make_mesh((math.gcd(runs, jax.device_count()),), ("runs",))
+    spread = PartitionSpec("runs")
+    over_runs = jax.shard_map(
+        jax.vmap(step, in_axes=(0, None)),
+        mesh=mesh,
+        in_specs=(spread, PartitionSpec()),
+        out_specs=spread,
+    )
+    carry = jax.device_put(
+        jax.vmap(init)(jax.random.split(keys[2], runs)), NamedSharding(mesh, spread)
+    )
+    together = Loop(jax.jit(over_runs, donate_argnums=0), carry, [(x, y)])
+    return lambda: together() / runs
 
 
 def _per_example(batch: int, microbatches: int) -> Case:

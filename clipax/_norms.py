@@ -21,7 +21,8 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from clipax._bits import exponent_of, lowered, mantissa, powers_of_two, raised
-from clipax._places import entries_at, places, resharded, vector_of
+from clipax._layout import Layout, counts, in_rows
+from clipax._places import entries_at, places_of, resharded, vector_of, vector_of_rows
 from clipax._trees import promoted
 
 
@@ -30,25 +31,6 @@ class Norm(NamedTuple):
 
     p: float
     mean: bool = False
-
-
-class Layout(NamedTuple):
-    """How a list of arrays falls into groups: all that is static about one measurement.
-
-    Attributes:
-        groups: the group of each array; `None` where every array holds groups of its own.
-        slices: for each of these groups the length of the axis along which its arrays are stacks
-            of as many groups; `None` for one that is made of whole arrays.
-        axes: for groups inside arrays, the axes of each array that one group spans.
-        names: for each array the mapped axes over which its pieces lie.
-        batch: the number of leading axes that are a batch, with norms for each of its entries.
-    """
-
-    groups: tuple[int, ...] | None
-    slices: tuple[int | None, ...]
-    axes: tuple[tuple[int, ...], ...]
-    names: tuple[tuple[Hashable, ...], ...]
-    batch: int = 0
 
 
 class _Range(NamedTuple):
@@ -115,7 +97,7 @@ def _identical(some: tuple[Array, ...], others: tuple[Array, ...]) -> bool:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _jitted_norms(norm: Norm, layout: Layout, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     """The `jit` is for eager callers: without it `lax.cond` would compile at every call."""
-    return _norms(norm, layout, arrays)
+    return _norms(norm, *in_rows(layout, arrays))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -283,18 +265,25 @@ def _reduced(layout: Layout, entries: Sequence[Array], by: _Reduction) -> tuple[
         )
     parts = []
     for x, group in zip(entries, layout.groups, strict=True):
-        stack = layout.slices[group] is not None
-        part = by.reduce(x, tuple(range(layout.batch + stack, x.ndim)), initial=by.least)
+        stack = isinstance(group, int) and layout.slices[group] is not None
+        whole = layout.batch + (stack or isinstance(group, tuple))
+        part = by.reduce(x, tuple(range(whole, x.ndim)), initial=by.least)
         batch = jax.typeof(part).sharding.spec[: layout.batch]
         parts.append(resharded(part, batch) if stack else part)
     vectors = []
     for names in sorted(set(layout.names)):
+        rows: list[tuple[Array, tuple[int, ...]]] = []
         members: list[list[Array]] = [[] for _ in layout.slices]
         for part, group, own in zip(parts, layout.groups, layout.names, strict=True):
-            if own == names:
+            if own == names and isinstance(group, tuple):
+                rows.append((part, group))
+            elif own == names:
                 members[group].append(part)
-        of_groups = [_combined(m, by) if m else None for m in members]
-        vectors.append(_across(vector_of(of_groups, layout.slices, by.least), names, by))
+        found = [vector_of_rows(rows, layout.slices, by.reduce, by.least)] if rows else []
+        if any(members):
+            of_groups = [_combined(m, by) if m else None for m in members]
+            found.append(vector_of(of_groups, layout.slices, by.least))
+        vectors.append(_across(_combined(found, by), names, by))
     return (_combined(vectors, by),)
 
 
@@ -316,13 +305,7 @@ def _counts(layout: Layout, arrays: Sequence[Array]) -> tuple[np.ndarray | int, 
     if layout.groups is None:
         spans = [[x.shape[a] for a in _axes(layout, i)] for i, x in enumerate(arrays)]
         return tuple(max(1, math.prod(s) * c) for s, c in zip(spans, copies, strict=True))
-    sizes = [
-        math.prod(x.shape[layout.batch + (layout.slices[group] is not None) :]) * c
-        for x, group, c in zip(arrays, layout.groups, copies, strict=True)
-    ]
-    of_group = np.bincount(layout.groups, sizes, minlength=len(layout.slices))
-    lengths = [1 if n is None else n for n in layout.slices]
-    return (np.maximum(1, np.repeat(of_group, lengths)),)
+    return (np.maximum(1, counts(layout, [x.shape for x in arrays], copies)),)
 
 
 def _times(layout, arrays: Sequence[Array], factors: Sequence[tuple[Array, ...]]) -> list[Array]:
@@ -331,8 +314,7 @@ def _times(layout, arrays: Sequence[Array], factors: Sequence[tuple[Array, ...]]
     if layout.groups is None:  # not one loop for what the factors come from and the product
         own = lax.optimization_barrier(list(factors))
     else:
-        where = places(layout.slices)
-        own = entries_at([where[group] for group in layout.groups], factors[0])
+        own = entries_at(places_of(layout.groups, layout.slices), factors[0])
 
     def product(x: Array, several: tuple[Array, ...]) -> Array:
         for factor in several:

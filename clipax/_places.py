@@ -1,7 +1,7 @@
 """The one vector with the norms of all groups: which entries are whose, to it and back."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,20 @@ def places(slices: Sequence[int | None]) -> list[int | range]:
     starts = np.cumsum([0, *(1 if n is None else n for n in slices)]).tolist()
     spans = zip(slices, itertools.pairwise(starts), strict=True)
     return [span[0] if n is None else range(*span) for n, span in spans]
+
+
+def places_of(
+    groups: Sequence[int | tuple[int, ...]], slices: Sequence[int | None]
+) -> list[int | range | tuple[int, ...]]:
+    """The entries of each array of a layout; of rows that are all of one group its entry alone."""
+    where = places(slices)
+
+    def of(group: int | tuple[int, ...]) -> int | range | tuple[int, ...]:
+        if isinstance(group, int):
+            return where[group]
+        return where[group[0]] if len(set(group)) == 1 else tuple(where[i] for i in group)
+
+    return [of(group) for group in groups]
 
 
 def vector_of(parts: Sequence[Array | None], slices: Sequence[int | None], missing: float) -> Array:
@@ -42,8 +56,41 @@ def vector_of(parts: Sequence[Array | None], slices: Sequence[int | None], missi
     return jnp.concatenate(columns, axis=-1)
 
 
-def entries_at(where: Sequence[int | range], vectors: tuple[Array, ...]) -> list[tuple[Array, ...]]:
+def vector_of_rows(
+    rows: Sequence[tuple[Array, tuple[int, ...]]],
+    slices: Sequence[int | None],
+    reduce: Callable[..., Array],
+    least: float,
+) -> Array:
+    """The same of rows, of which a group may have several or none.
+
+    Args:
+        rows: arrays with one entry a row along the last axis, and the groups of the rows.
+        slices: as above.
+        reduce: makes one of the rows of a group.
+        least: what is made of none.
+    """
+    values = jnp.concatenate([part for part, _ in rows], axis=-1)
+    where = places(slices)
+    place = np.array([where[group] for _, groups in rows for group in groups])
+    several = np.bincount(place, minlength=sum(1 if n is None else n for n in slices))
+    order = np.argsort(place, kind="stable")
+    nth = np.arange(len(place)) - np.repeat(np.cumsum(several) - several, several)
+    table = np.full((len(several), several.max()), len(place))  # rows of each, the last of no row
+    table[place[order], nth] = order
+    if np.array_equal(table.ravel(), np.arange(len(place))):
+        found = values.reshape(*values.shape[:-1], *table.shape)
+    else:
+        found = jnp.take(values, table, axis=-1, mode="fill", fill_value=least)
+    return reduce(found, axis=-1)
+
+
+def entries_at(
+    where: Sequence[int | range | tuple[int, ...]], vectors: tuple[Array, ...]
+) -> list[tuple[Array, ...]]:
     """For each place the entry of the vectors there, or the entries, along their last axis.
+
+    Those of rows are a tuple, the entries of a stack a range.
 
     The compiler is not to know the places. The loops over arrays of one shape are then the same
     code, which it compiles once, and the arrays of one group share no scalar, which it would spread
@@ -53,12 +100,14 @@ def entries_at(where: Sequence[int | range], vectors: tuple[Array, ...]) -> list
     if all(isinstance(p, int) for p in where) and vectors[0].shape[-1] == 1:
         only = tuple(v[..., 0] for v in vectors)  # which entry, the compiler knows
         return lax.optimization_barrier([only for _ in where])
-    starts = [p if isinstance(p, int) else p.start for p in where]
+    starts = [p.start if isinstance(p, range) else np.array(p) for p in where]
     hidden = lax.optimization_barrier([np.uint32(i) for i in starts])
 
-    def taken(v: Array, place: int | range, start: Array) -> Array:
+    def taken(v: Array, place: int | range | tuple[int, ...], start: Array) -> Array:
         if isinstance(place, int):
             return lax.dynamic_index_in_dim(v, start, axis=-1, keepdims=False)
+        if isinstance(place, tuple):
+            return jnp.take(v, start, axis=-1, mode="clip")
         return lax.dynamic_slice_in_dim(v, start, len(place), axis=-1)
 
     return [

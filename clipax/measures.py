@@ -31,7 +31,8 @@ from jax import Array
 
 from clipax import _validate
 from clipax._groups import Groups, as_tuple, grouped, slices_of, unit_axes
-from clipax._norms import Layout, Norm, group_norms
+from clipax._layout import Layout
+from clipax._norms import Norm, group_norms
 from clipax._trees import (
     is_measured,
     label_of_each_leaf,

@@ -9,7 +9,8 @@ from jax import Array
 from clipax import _validate, measures, rules, thresholds
 from clipax._clippers.parts import measure_of, norm_of
 from clipax._core import clip_by
-from clipax._norms import Layout, group_norms
+from clipax._layout import Layout
+from clipax._norms import group_norms
 from clipax.measures import Measure
 from clipax.thresholds import ThresholdPolicy
 

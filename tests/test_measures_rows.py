@@ -1,0 +1,153 @@
+"""Small leaves of one shape, which are measured above each other where there is one device.
+
+The law: a tree has the norms, and slopes, that it would have if each leaf were measured by itself.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from norms import EPS, NORMS, TINY
+
+import clipax
+from clipax import _layout, _norms, measures
+
+LAYERS = 6
+LABELS = {f"layer{i}": "first" if i < 2 else f"rest{i // 4}" for i in range(LAYERS)} | {
+    "stack": "stack",
+    "head": "first",
+}
+MEASURES = {
+    "tree": measures.per_tree,
+    "leaf": measures.per_leaf,
+    "layer": measures.per_layer,
+    "scanned": functools.partial(
+        measures.per_layer,
+        stacked={**{f"layer{i}": False for i in range(LAYERS)}, "stack": True, "head": False},
+    ),
+    "label": functools.partial(measures.per_group, LABELS),
+}
+every_measure = pytest.mark.parametrize("groups", list(MEASURES))
+every_norm = pytest.mark.parametrize("norm", list(NORMS))
+
+
+def tree(dtype=jnp.float32, scale=1.0):
+    """Layers alike, one that lacks a leaf, leaves of a shape that few have, a stack, a scalar."""
+    rng = np.random.default_rng(0)
+
+    def leaf(*shape):
+        return jnp.asarray(rng.normal(size=shape) * scale, dtype)
+
+    made = {
+        f"layer{i}": {"kernel": leaf(3, 5) * 4.0**i, "bias": leaf(5), "gain": leaf()}
+        for i in range(LAYERS)
+    }
+    del made["layer3"]["bias"]
+    return made | {"stack": {"kernel": leaf(2, 3, 5)}, "head": {"kernel": leaf(4, 2)}}
+
+
+def measured(groups, norm, given):
+    measure = MEASURES[groups](NORMS[norm][0])
+    return jax.jit(lambda g: measure.norms(g).values)(given)
+
+
+def alone(groups, norm, given):
+    """The same with each leaf by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_norms, "_jitted_norms", _norms._norms)
+        return measured(groups, norm, given)
+
+
+def rows_of(given):
+    """How many leaves lie in how many arrays."""
+    leaves = tuple(jax.tree.leaves(given))
+    count = len(leaves)
+    layout = _layout.Layout((0,) * count, (None,), ((),) * count, ((),) * count)
+    return count, len(_layout.in_rows(layout, leaves)[1])
+
+
+def test_leaves_of_a_shape_that_four_have_are_rows_of_one_array():
+    assert rows_of(tree()) == (3 * LAYERS - 1 + 2, 3 + 2)
+    assert rows_of([jnp.ones(2)] * 3) == (3, 3)
+    assert rows_of([jnp.ones(2)] * 4 + [jnp.ones(2, jnp.bfloat16)] * 4) == (8, 2)
+    assert rows_of([jnp.ones(2**14)] * 4) == (4, 1)
+    assert rows_of([jnp.ones(2**14 + 1)] * 4) == (4, 4)
+
+
+@every_norm
+@every_measure
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__
+)
+def test_norms_are_those_of_each_leaf_by_itself(groups, norm, dtype):
+    given = tree(dtype)
+    found, expected = measured(groups, norm, given), alone(groups, norm, given)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=4 * EPS)
+
+
+@every_norm
+@every_measure
+@pytest.mark.parametrize("scale", [1e25, 1e-30], ids=str)
+def test_norms_outside_the_range_of_squares_are_right(groups, norm, scale):
+    given = tree(scale=scale)
+    found = measured(groups, norm, given)
+    usual = measured(groups, norm, jax.tree.map(lambda x: x / np.float32(scale), given))
+    np.testing.assert_allclose(found / np.float32(scale), usual, rtol=8 * EPS)
+
+
+@every_norm
+@every_measure
+def test_what_is_not_finite_is_lost_in_its_own_group_alone(groups, norm):
+    given = tree()
+    given["layer4"]["bias"] = given["layer4"]["bias"].at[2].set(jnp.nan)
+    given["layer5"]["kernel"] = given["layer5"]["kernel"].at[0, 0].set(-jnp.inf)
+    found, expected = measured(groups, norm, given), alone(groups, norm, given)
+    assert np.isnan(expected).sum() == 1
+    np.testing.assert_allclose(found, expected, rtol=4 * EPS)
+
+
+@every_measure
+def test_group_of_zeros_beside_others_has_norm_zero(groups):
+    given = jax.tree.map(jnp.zeros_like, tree())
+    given["layer2"]["kernel"] = jnp.full((3, 5), 2.0)
+    found = np.asarray(measured(groups, "l2", given))
+    assert sorted(set(found)) == ([] if groups == "tree" else [0]) + [np.float32(2 * 15**0.5)]
+
+
+@every_norm
+@every_measure
+def test_slopes_are_those_of_each_leaf_by_itself(groups, norm):
+    def slope(measured, given):
+        return jax.grad(lambda g: jnp.sum(measured(groups, norm, g) ** 2))(given)
+
+    found, expected = slope(measured, tree()), slope(alone, tree())
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=TINY)
+
+
+@every_norm
+@every_measure
+def test_norms_over_a_batch_are_those_of_its_entries(groups, norm):
+    scales = jnp.array([1.0, 1e-30, 0.0, 1e25])
+    batch = jax.tree.map(lambda x: jax.vmap(lambda s: x * s)(scales), tree())
+    found = jax.vmap(lambda g: measured(groups, norm, g))(batch)
+    for i, norms in enumerate(found):
+        one = measured(groups, norm, jax.tree.map(lambda x, i=i: x[i], batch))
+        np.testing.assert_allclose(norms, one, rtol=4 * EPS)
+
+
+def test_thousand_leaves_are_clipped_and_compiled_to_few_reductions():
+    leaves = [jnp.full(8, 1.0 + i) for i in range(1000)]
+    clipper = clipax.global_norm(1.0)
+    update = jax.jit(clipper.update).lower(leaves, clipper.init(leaves)).compile()
+    text = update.as_text()
+    assert text is not None and text.count(" reduce(") < 20
+    result, _ = update(leaves, clipper.init(leaves))
+    assert float(optax.tree.norm(result)) == pytest.approx(1, rel=1e-5)
+    by_leaf, _ = jax.jit(clipax.per_leaf(1.0).update)(leaves, clipax.per_leaf(1.0).init(leaves))
+    for x in by_leaf:
+        np.testing.assert_allclose(x, 8**-0.5, rtol=1e-6)
