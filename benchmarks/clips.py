@@ -48,7 +48,7 @@ def clip(tree: Leaves, dtype: Any, side: str, *, apart: bool = True) -> Case:
             "optax": clipped(optax.clip_by_global_norm(max_norm), given),
         }
         if limited:
-            found["limit"] = limit(tree, dtype, passes=3 if side == "above" else 1)
+            found["limit"] = limit(tree, dtype, writes=side == "above")
         return found | (others() if apart else {})
 
     def others() -> dict[str, Measured]:
@@ -85,16 +85,19 @@ def compiled(clipper: optax.GradientTransformation) -> jax.stages.Wrapped:
     return jax.jit(lambda g, s: clipper.update(g, s), donate_argnums=(0, 1), keep_unused=True)
 
 
-def limit(tree: Leaves, dtype: Any, passes: int) -> Measured:
-    """The time of so many passes over as many bytes in as many leaves.
+def limit(tree: Leaves, dtype: Any, *, writes: bool) -> Measured:
+    """The time in which as many bytes in as many leaves are read and, where it writes, changed.
 
-    One pass is half the time of changing all bits in place, which reads and writes them.
+    They are read to be added up, and then read and written to change all bits in place.
     """
-    bits = jnp.dtype(f"uint{8 * jnp.dtype(dtype).itemsize}")
-    given = jax.tree.map(lambda x: jnp.ones(x.shape, bits), tree.described())
-    change = jax.jit(lambda tree: jax.tree.map(jnp.invert, tree), donate_argnums=0)
-    two = Call(change, lambda: (copied(given),))
-    return lambda: two() * passes / 2
+    shape = (tree.size * jnp.dtype(dtype).itemsize // 4,)
+    given = {f"layer{i}": jnp.ones(shape, jnp.uint32) for i in range(tree.count)}
+    numbers = {name: jnp.ones(shape) for name in given}
+    added = jax.jit(lambda tree: sum(jnp.sum(x) for x in jax.tree.leaves(tree)))
+    changed = jax.jit(lambda tree: jax.tree.map(jnp.invert, tree), donate_argnums=0)
+    read = Call(added, lambda: (numbers,))
+    both = Call(changed, lambda: (copied(given),))
+    return lambda: read() + (both() if writes else 0)
 
 
 def _vmapped(tree: Leaves, runs: int) -> Case:

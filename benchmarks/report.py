@@ -22,9 +22,8 @@ PACKAGES = (
 PAGE, NUMBERS = "README.md", "results.json"
 ABOUT = {
     "clip": "A gradient is clipped by its global norm. It may be overwritten, but not by "
-    "TensorFlow, which cannot. *Limit*: the passes over it that cannot be avoided, three above the "
-    "threshold and one below, each for half the time in which all bits of as many leaves are "
-    "changed in place.",
+    "TensorFlow, which cannot. *Limit*: as many bytes in as many leaves are read once, to add them "
+    "up, and above the threshold once more, to change all bits in place.",
     "vmap": "Several runs are clipped at once, under `vmap`.",
     "eager": "The same without `jit`.",
     "step": "A whole step: clipper, Adam, and the addition of the updates to the parameters.",
