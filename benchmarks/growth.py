@@ -40,4 +40,5 @@ def cases(*, quick: bool) -> Iterator[Case]:
 
 def _point(case: Case, curve: str, size: float) -> Case:
     goals = dict.fromkeys(case.goals)
-    return case._replace(suite="growth", goals=goals, rounds=10, curve=curve, size=size)
+    rounds = min(10, case.rounds)
+    return case._replace(suite="growth", goals=goals, rounds=rounds, curve=curve, size=size)

@@ -64,7 +64,7 @@ def compiled(clipper: str, name: str, tree: Any, goal: float | None) -> Case:
             "optax global": lambda: seconds(optax.clip_by_global_norm(1.0), tree),
         }
 
-    return Case("compile", f"{clipper}, {name}", {"optax global": goal}, make, rounds=3)
+    return Case("compile", f"{clipper}, {name}", {"optax global": goal}, make, rounds=2)
 
 
 def seconds(clipper: optax.GradientTransformation, tree: Any) -> float:

@@ -167,6 +167,7 @@ def recurrent(runs: int, width: int, batch: int, length: int, inputs: int) -> Me
         mesh=mesh,
         in_specs=(spread, PartitionSpec()),
         out_specs=spread,
+        check_vma=False,
     )
     carry = jax.device_put(
         jax.vmap(init)(jax.random.split(keys[2], runs)), NamedSharding(mesh, spread)

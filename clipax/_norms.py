@@ -152,10 +152,17 @@ def _checked(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array
         return plain
     lost = tuple((s < _RANGES[s.dtype.name].smallest) | (s == jnp.inf) for s in sums)
     return lax.cond(
-        functools.reduce(jnp.logical_or, [jnp.any(b) for b in lost]),
+        _anywhere(lost),
         lambda: _rescaled(norm, layout, arrays, sums, lost, plain),
         lambda: plain,
     )
+
+
+def _anywhere(conditions: Sequence[Array]) -> Array:
+    """Whether any holds, in one loop unless each array may be spread in its own way."""
+    if jax.device_count() > 1:
+        return functools.reduce(jnp.logical_or, map(jnp.any, conditions))
+    return jnp.any(jnp.concatenate([jnp.ravel(x) for x in conditions]))
 
 
 def _rescaled(norm, layout, arrays, sums, lost, plain) -> tuple[Array, ...]:
@@ -275,9 +282,11 @@ def _reduced(layout: Layout, entries: Sequence[Array], by: _Reduction) -> tuple[
         rows: list[tuple[Array, tuple[int, ...]]] = []
         members: list[list[Array]] = [[] for _ in layout.slices]
         for part, group, own in zip(parts, layout.groups, layout.names, strict=True):
-            if own == names and isinstance(group, tuple):
+            if own != names:
+                continue
+            if isinstance(group, tuple):
                 rows.append((part, group))
-            elif own == names:
+            else:
                 members[group].append(part)
         found = [vector_of_rows(rows, layout.slices, by.reduce, by.least)] if rows else []
         if any(members):

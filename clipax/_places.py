@@ -13,21 +13,25 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 def places(slices: Sequence[int | None]) -> list[int | range]:
     """Each group's entry of the vector; for a stack of n groups the range of their n entries."""
-    starts = np.cumsum([0, *(1 if n is None else n for n in slices)]).tolist()
-    spans = zip(slices, itertools.pairwise(starts), strict=True)
+    spans = zip(slices, itertools.pairwise(_starts(slices)), strict=True)
     return [span[0] if n is None else range(*span) for n, span in spans]
+
+
+def _starts(slices: Sequence[int | None]) -> list[int]:
+    """Where the entries of each group begin, and where those of the last end."""
+    return np.cumsum([0, *(1 if n is None else n for n in slices)]).tolist()
 
 
 def places_of(
     groups: Sequence[int | tuple[int, ...]], slices: Sequence[int | None]
 ) -> list[int | range | tuple[int, ...]]:
     """The entries of each array of a layout; of rows that are all of one group its entry alone."""
-    where = places(slices)
+    where, starts = places(slices), _starts(slices)
 
     def of(group: int | tuple[int, ...]) -> int | range | tuple[int, ...]:
         if isinstance(group, int):
             return where[group]
-        return where[group[0]] if len(set(group)) == 1 else tuple(where[i] for i in group)
+        return where[group[0]] if len(set(group)) == 1 else tuple(starts[i] for i in group)
 
     return [of(group) for group in groups]
 
@@ -71,9 +75,9 @@ def vector_of_rows(
         least: what is made of none.
     """
     values = jnp.concatenate([part for part, _ in rows], axis=-1)
-    where = places(slices)
-    place = np.array([where[group] for _, groups in rows for group in groups])
-    several = np.bincount(place, minlength=sum(1 if n is None else n for n in slices))
+    *starts, size = _starts(slices)
+    place = np.array([starts[group] for _, groups in rows for group in groups])
+    several = np.bincount(place, minlength=size)
     order = np.argsort(place, kind="stable")
     nth = np.arange(len(place)) - np.repeat(np.cumsum(several) - several, several)
     table = np.full((len(several), several.max()), len(place))  # rows of each, the last of no row

@@ -46,9 +46,10 @@ def spectral(
         max_singular_value: a number >= 0, a schedule or a policy, which sees the largest singular
             value of each matrix.
         method: `"svd"`; `"eigh"`, the eigenvectors of the Gram matrix, and the SVD where
-            n > 32 tau; `"newton_schulz"`, matrix products only; or `"auto"`, which is `"eigh"` for
-            the hard rule where `jax.default_backend()` is a CPU, and else `"newton_schulz"`: name
-            the method when compiling for another machine.
+            n > 32 tau; `"newton_schulz"`, matrix products only; or `"auto"`, which is `"eigh"`
+            where `jax.default_backend()` is a CPU, and else `"newton_schulz"`: name the method when
+            compiling for another machine, and `"newton_schulz"` on CPUs that other programs keep
+            busy, which LAPACK bears badly.
         rule: `"hard"` or `"soft"`.
         stacked: which leaves are stacks of layers, see `clipax.measures.per_unit`; each slice then
             counts for a leaf, so that a stack of vectors is not taken for a matrix.
@@ -105,7 +106,7 @@ def spectral(
     _validate.choice("rule", rule, tuple(RULES))
     _validate.options(nonfinite, name)
     groups = _Groups(stacked, measures.per_unit(axis=(-2, -1), stacked=stacked))
-    measure = groups.units._replace(norms=lambda tree: groups.norms(_chosen(method, rule), tree)[0])
+    measure = groups.units._replace(norms=lambda tree: groups.norms(_chosen(method), tree)[0])
     scalar = not isinstance(max_singular_value, ThresholdPolicy)
 
     @_validate.naming(name)
@@ -114,7 +115,7 @@ def spectral(
 
     @_validate.naming(name)
     def update_fn(updates, state, params=None, **extra_args):
-        options = _Options(rule, _chosen(method, rule), nonfinite)
+        options = _Options(rule, _chosen(method), nonfinite)
         norms, spectra = groups.norms(options.method, updates)
         given = Given(measure, state.step, params, extra_args)
         thresholds, policy_state = follow(policy, norms, state.policy, given)
@@ -136,11 +137,11 @@ class _Options(NamedTuple):
     nonfinite: str
 
 
-def _chosen(method: str, rule: str) -> str:
-    """What "auto" stands for: the soft rule takes a third of the products of the hard one."""
+def _chosen(method: str) -> str:
+    """What "auto" stands for."""
     if method != "auto":
         return method
-    return "eigh" if rule == "hard" and jax.default_backend() == "cpu" else "newton_schulz"
+    return "eigh" if jax.default_backend() == "cpu" else "newton_schulz"
 
 
 class _Groups(NamedTuple):
