@@ -1,6 +1,7 @@
 """What README.md says: its blocks run, its tables and its claims hold."""
 
 import collections
+import json
 import math
 import pathlib
 import re
@@ -326,6 +327,15 @@ def test_sentences_on_the_leaderboard_count_its_lines():
     untuned = sorted(standings(), key=lambda line: float(line["default"]), reverse=True)
     rescaling = {"normalize", "auto_s", "stable_spam"}
     assert {line["method"] for line in untuned[:3]} == rescaling
+
+
+def test_ratios_are_those_that_were_measured():
+    found = json.loads((ROOT / "docs/benchmarks/results.json").read_text())["rows"]
+    ratios = {(x["work"], x["against"]): x["ratio"]["middle"] for x in found if not x["curve"]}
+    shown = table("How fast it is")
+    assert len(shown) >= 7
+    for work, peer, ratio in shown:
+        assert ratio == f"{ratios[work, peer]:.3g}"
 
 
 COUNTERPARTS = table("Coming from elsewhere")

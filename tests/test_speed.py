@@ -1,0 +1,34 @@
+"""`docs/speed.md` and the numbers in `docs/benchmarks`."""
+
+import json
+import pathlib
+import re
+
+from benchmarks import __main__ as command
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = json.loads((ROOT / "docs/benchmarks/results.json").read_text())
+
+
+def test_links_lead_to_files():
+    text = (ROOT / "docs/speed.md").read_text()
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert "benchmarks/README.md" in links
+    assert all((ROOT / "docs" / link).exists() for link in links)
+
+
+def test_goals_are_those_of_the_code():
+    goals = {
+        (case.suite, case.work, peer): goal
+        for case in command.cases(quick=False)
+        for peer, goal in case.goals.items()
+    }
+    for row in RESULTS["rows"]:
+        if row["suite"] != "costs":  # what may be asked of a program depends on its compiler
+            assert row["goal"] == goals[row["suite"], row["work"], row["against"]]
+
+
+def test_what_costs_is_as_it_should_be():
+    assert [
+        row["work"] for row in RESULTS["rows"] if row["suite"] == "costs" and not row["reached"]
+    ] == []
