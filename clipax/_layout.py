@@ -29,16 +29,23 @@ class Layout(NamedTuple):
     names: tuple[tuple[Hashable, ...], ...]
     batch: int = 0
 
+    def leading(self, group: int | tuple[int, ...]) -> int:
+        """The axes before those that one group spans, of an array of whole groups or of rows."""
+        return self.batch + (isinstance(group, tuple) or self.slices[group] is not None)
+
+
+def on_one_device(arrays: Sequence[Array]) -> bool:
+    """Whether no array can be spread, each in its own way: also where others are compiled for."""
+    on_meshes = any(jax.typeof(x).sharding.mesh.size > 1 for x in arrays)
+    return jax.device_count() == 1 and not on_meshes
+
 
 _SMALL, _FEWEST = 2**14, 4  # entries of an array; arrays that are worth it
 
 
 def in_rows(layout: Layout, arrays: tuple[Array, ...]) -> tuple[Layout, tuple[Array, ...]]:
-    """Small arrays of one shape as the rows of one, which is compiled and measured much faster.
-
-    Not where there are several devices, over which each array may be spread in its own way.
-    """
-    if layout.groups is None or jax.device_count() > 1:
+    """Small arrays of one shape as the rows of one, if on one device: there it is much faster."""
+    if layout.groups is None or not on_one_device(arrays):
         return layout, arrays
     alike: dict[Hashable, list[int]] = {}
     for i, (x, group) in enumerate(zip(arrays, layout.groups, strict=True)):
@@ -63,6 +70,5 @@ def counts(layout: Layout, shapes: Sequence[tuple[int, ...]], copies: Sequence[i
     assert layout.groups is not None
     of_group = np.zeros(len(layout.slices), int)
     for shape, group, several in zip(shapes, layout.groups, copies, strict=True):
-        row = isinstance(group, tuple) or layout.slices[group] is not None
-        np.add.at(of_group, np.array(group), math.prod(shape[layout.batch + row :]) * several)
+        np.add.at(of_group, np.array(group), math.prod(shape[layout.leading(group) :]) * several)
     return np.repeat(of_group, [1 if n is None else n for n in layout.slices])

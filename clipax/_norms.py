@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from clipax._bits import exponent_of, lowered, mantissa, powers_of_two, raised
-from clipax._layout import Layout, counts, in_rows
+from clipax._layout import Layout, counts, in_rows, on_one_device
 from clipax._places import entries_at, places_of, resharded, vector_of, vector_of_rows
 from clipax._trees import promoted
 
@@ -159,10 +159,10 @@ def _checked(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array
 
 
 def _anywhere(conditions: Sequence[Array]) -> Array:
-    """Whether any holds, in one loop unless each array may be spread in its own way."""
-    if jax.device_count() > 1:
-        return functools.reduce(jnp.logical_or, map(jnp.any, conditions))
-    return jnp.any(jnp.concatenate([jnp.ravel(x) for x in conditions]))
+    """Whether any holds, on one device in one loop."""
+    if on_one_device(conditions):
+        return jnp.any(jnp.concatenate([jnp.ravel(x) for x in conditions]))
+    return functools.reduce(jnp.logical_or, map(jnp.any, conditions))
 
 
 def _rescaled(norm, layout, arrays, sums, lost, plain) -> tuple[Array, ...]:
@@ -272,11 +272,9 @@ def _reduced(layout: Layout, entries: Sequence[Array], by: _Reduction) -> tuple[
         )
     parts = []
     for x, group in zip(entries, layout.groups, strict=True):
-        stack = isinstance(group, int) and layout.slices[group] is not None
-        whole = layout.batch + (stack or isinstance(group, tuple))
-        part = by.reduce(x, tuple(range(whole, x.ndim)), initial=by.least)
+        part = by.reduce(x, tuple(range(layout.leading(group), x.ndim)), initial=by.least)
         batch = jax.typeof(part).sharding.spec[: layout.batch]
-        parts.append(resharded(part, batch) if stack else part)
+        parts.append(resharded(part, batch) if part.ndim > layout.batch else part)
     vectors = []
     for names in sorted(set(layout.names)):
         rows: list[tuple[Array, tuple[int, ...]]] = []

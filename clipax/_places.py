@@ -80,7 +80,7 @@ def vector_of_rows(
     several = np.bincount(place, minlength=size)
     order = np.argsort(place, kind="stable")
     nth = np.arange(len(place)) - np.repeat(np.cumsum(several) - several, several)
-    table = np.full((len(several), several.max()), len(place))  # rows of each, the last of no row
+    table = np.full((size, several.max()), len(place))  # rows of each, the last of no row
     table[place[order], nth] = order
     if np.array_equal(table.ravel(), np.arange(len(place))):
         found = values.reshape(*values.shape[:-1], *table.shape)

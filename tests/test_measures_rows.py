@@ -4,6 +4,7 @@ The law: a tree has the norms, and slopes, that it would have if each leaf were 
 """
 
 import functools
+import re
 
 import chex
 import jax
@@ -84,6 +85,16 @@ def test_leaves_of_a_shape_that_four_have_are_rows_of_one_array():
     assert rows_of([jnp.ones(2)] * 4 + [jnp.ones(2, jnp.bfloat16)] * 4) == (8, 2)
     assert rows_of([jnp.ones(2**14)] * 4) == (4, 1)
     assert rows_of([jnp.ones(2**14 + 1)] * 4) == (4, 4)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_leaves_that_are_compiled_for_several_devices_are_measured_by_themselves(devices):
+    """Also on a machine that has one."""
+    mesh = jax.sharding.AbstractMesh((devices,), ("data",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    leaves = [jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=spread)] * 6
+    traced = jax.jit(lambda g: measures.per_tree().norms(g).values).trace(leaves)
+    assert bool(re.search(r"f32\[6,8(?:@data)?,4\]", str(traced.jaxpr))) == (devices == 1)
 
 
 @every_norm

@@ -17,6 +17,17 @@ def test_links_lead_to_files():
     assert all((ROOT / "docs" / link).exists() for link in links)
 
 
+def test_every_work_was_measured_beside_every_peer():
+    measured = {(row["suite"], row["work"], row["against"]) for row in RESULTS["rows"]}
+    wanted = {
+        (case.suite, case.work, peer)
+        for case in command.cases(quick=False)
+        for peer in case.goals
+        if not case.curve
+    }
+    assert wanted <= measured
+
+
 def test_goals_are_those_of_the_code():
     goals = {
         (case.suite, case.work, peer): goal
