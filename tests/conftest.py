@@ -1,5 +1,6 @@
-"""Which process runs which tests: several devices apart, all laws of a clipper in one.
+"""Which process runs which tests, and the browser of the tests of pages.
 
+Several devices have processes of their own, and all laws of a clipper run in one process.
 Nearly all the time of the tests is compilation: the processes share what they have compiled.
 """
 
@@ -9,6 +10,8 @@ import re
 import shutil
 import tempfile
 
+import browsers
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 DEVICES = "--xla_force_host_platform_device_count=8"
@@ -39,3 +42,36 @@ class _ByClipper(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config, log):
     return _ByClipper(config, log)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=browsers.CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def look(browser):
+    """Opens a page; what it logs, and what it asks other hosts for, fails the test."""
+    wrong, opened = [], []
+
+    def look(path, width=1600, scheme="light", part=""):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        opened.append(page)
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda asked: wrong.append(asked.url) if _is_far(asked.url) else None)
+        page.goto(path.as_uri() + part)
+        return page
+
+    yield look
+    for page in opened:
+        page.close()
+    assert wrong == []
+
+
+def _is_far(address):
+    return not address.startswith(("file:", "data:", "blob:"))

@@ -1,4 +1,4 @@
-"""`docs/methods.md`: its tables and code, what its expressions use, gradients to try them on."""
+"""The pages on methods: their tables and code, what their expressions use, gradients to try."""
 
 import inspect
 import pathlib
@@ -13,7 +13,11 @@ import optax
 import clipax
 
 ROOT = pathlib.Path(__file__).parents[1]
-TEXT = (ROOT / "docs/methods.md").read_text()
+PAGES = {
+    name: (ROOT / f"docs/{name}.md").read_text()
+    for name in ("methods/index", "methods/parts", "methods/unnamed", "choose", "adding-a-method")
+}
+TEXT = "\n".join(PAGES.values())
 BLOCKS = [
     inspect.cleandoc("\n" + code)
     for code in re.findall(r"^ *```python\n(.*?)^ *```", TEXT, re.MULTILINE | re.DOTALL)
@@ -107,7 +111,3 @@ def run(clipper: Any, gradients: Any) -> tuple[Any, Any]:
         return state, (updates, clipax.metrics(state))
 
     return jax.lax.scan(step, clipper.init(PARAMS), gradients)[1]
-
-
-def section(heading: str, text: str = TEXT) -> str:
-    return re.split(r"^## ", text.split(f"## {heading}\n")[1], flags=re.MULTILINE)[0]

@@ -1,22 +1,12 @@
 """The pages in a real browser, on runs that are made up."""
 
-import os
-import shutil
-
+import browsers
 import pytest
 import test_experiments_page as pages
 
 from experiments import report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not CHROMIUM and "CLIPAX_REQUIRE_BROWSER" not in os.environ,
-        reason="needs a Chromium: apt-get install chromium",
-    ),
-]
-WIDTHS = (360, 1600)
+pytestmark = browsers.marks
 KINDS = (
     "tasks",
     "task-chorales",
@@ -64,41 +54,6 @@ def folder(tmp_path_factory):
     return report.write(pages.example(), tmp_path_factory.mktemp("browser")).parent
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def look(browser):
-    """Opens a page; what it logs, and what it asks other hosts for, fails the test."""
-    wrong, opened = [], []
-
-    def look(path, width=1600, scheme="light", part=""):
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        opened.append(page)
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on(
-            "request", lambda asked: wrong.append(asked.url) if "://" in asked.url[5:] else None
-        )
-        page.goto(path.as_uri() + part)
-        return page
-
-    yield look
-    for page in opened:
-        page.close()
-    assert wrong == []
-
-
-def _is_far(address):
-    return not address.startswith(("file:", "data:", "blob:"))
-
-
 def _sites(folder):
     return sorted((folder / "site").glob("*.html"))
 
@@ -109,7 +64,7 @@ def _drawn(page):
     return counts
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", browsers.WIDTHS)
 def test_every_chart_draws_and_nothing_overlaps(width, folder, look):
     charts = 0
     for path in _sites(folder):
@@ -221,20 +176,10 @@ def test_charts_zoom(folder, look):
     )
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1600, "light")])
 def test_axe_finds_nothing_serious(width, scheme, folder, look):
-    axe = pytest.importorskip("axe_core_python.base")
     for path in [folder / "report.html", *(folder / f"site/{name}.html" for name in KINDS)]:
         page = look(path, width, scheme)
         _drawn(page)
-        page.evaluate(axe.AXE_SCRIPT)
-        found = page.evaluate("axe.run().then(result => result.violations)")
-        serious = [
-            (each["id"], node["html"][:200], node["failureSummary"][:300])
-            for each in found
-            if each["impact"] in ("serious", "critical")
-            for node in each["nodes"][:3]
-        ]
-        assert serious == [], path.name
+        assert browsers.violations(page) == [], path.name
         page.close()

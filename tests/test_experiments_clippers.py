@@ -4,11 +4,11 @@ import dataclasses
 import inspect
 import math
 import re
-from pathlib import Path
 
 import flax.linen
 import jax
 import jax.numpy as jnp
+import methods_page
 import numpy as np
 import optax
 import pytest
@@ -256,8 +256,8 @@ def _luminance(color):
     return linear @ np.array([0.2126, 0.7152, 0.0722])
 
 
-def test_sources_have_the_links_of_the_page_of_methods():
-    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text()
+def test_sources_have_the_links_of_the_pages_on_methods():
+    page = methods_page.TEXT
     assert {row.source for row in ROWS} - set(LINKS) == {"", "folklore", "this project"}
     assert set(LINKS) <= {row.source for row in ROWS}
     assert all(re.search(rf"{re.escape(row.link)}(\s|$)", page) for row in ROWS if row.link)

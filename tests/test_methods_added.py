@@ -1,4 +1,4 @@
-"""What `docs/methods.md` says of adding a method works."""
+"""What `docs/adding-a-method.md` says works."""
 
 import functools
 import re
@@ -17,8 +17,8 @@ import test_laws_norms
 import test_laws_state
 from methods_page import (
     BLOCKS,
+    PAGES,
     ROOT,
-    section,
 )
 
 import clipax
@@ -47,9 +47,9 @@ def added_row() -> catalogue.Row:
 
 
 def test_steps_of_adding_a_method_are_numbered():
-    steps = re.findall(r"^\*\*(\d)\. ", section("Adding a method"), re.MULTILINE)
+    steps = re.findall(r"^\*\*(\d)\. ", PAGES["adding-a-method"], re.MULTILINE)
     assert steps == list("12345")
-    for path in re.findall(r"`((?:tests|clipax)/[\w/.]*)`", section("Adding a method")):
+    for path in re.findall(r"`((?:tests|clipax)/[\w/.]*)`", PAGES["adding-a-method"]):
         assert (ROOT / path).exists(), path
 
 

@@ -1,4 +1,4 @@
-"""The methods of `docs/methods.md` that have no name of their own are what it says."""
+"""The methods of `docs/methods/unnamed.md` are what it says."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""The papers that the docstrings name stand in one list, that of docs/methods.md."""
+"""The papers that the docstrings name stand in one list, that of the pages on methods."""
 
 import inspect
 import pathlib
@@ -6,14 +6,13 @@ import re
 
 import pytest
 from contract import PUBLIC
+from methods_page import TEXT
 
 import clipax
 from clipax import thresholds
 
-ROOT = pathlib.Path(__file__).parents[1]
-PAGE = (ROOT / "docs/methods.md").read_text()
 ARXIV = r"https://arxiv\.org/abs/(\d{4}\.\d{4,5})"
-LISTED = dict(re.findall(rf'^\[\w+\]: {ARXIV} "(.+)"$', PAGE, re.MULTILINE))
+LISTED = dict(re.findall(rf'^\[\w+\]: {ARXIV} "(.+)"$', TEXT, re.MULTILINE))
 
 
 def cited() -> dict[str, tuple[str, str]]:

@@ -1,0 +1,63 @@
+"""A law: what is promised, and the tests that hold the library to it."""
+
+import ast
+import functools
+import pathlib
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+_TESTS = pathlib.Path(__file__).parents[2] / "tests"
+
+
+class Law(SphinxDirective):
+    """A promise, an empty line, and a line `file.py::test` for each test."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """The promise, and the source of each test to unfold."""
+        promise, _, tests = "\n".join(self.content).partition("\n\n")
+        whole = nodes.container(classes=["law"])
+        whole += self.parse_text_to_nodes(promise)
+        for line in tests.split():
+            whole += self._test(*line.split("::"))
+        return [whole]
+
+    def _test(self, file: str, test: str) -> list[nodes.Node]:
+        try:
+            code = source(_TESTS / file, test)
+        except LookupError as error:
+            raise self.error(str(error)) from error
+        self.env.note_dependency(str(_TESTS / file))
+        return [
+            _html(f"<details><summary><code>{test}</code> <small>tests/{file}</small></summary>"),
+            nodes.literal_block(code, code, language="python"),
+            _html("</details>"),
+        ]
+
+
+def _html(text: str) -> nodes.raw:
+    return nodes.raw("", text, format="html")
+
+
+def source(path: pathlib.Path, test: str) -> str:
+    """The source of a function with its decorators.
+
+    Raises:
+        LookupError: there is no such function.
+    """
+    found = _functions(path).get(test)
+    if found is None:
+        raise LookupError(f"there is no {test} in {path.name}")
+    lines = path.read_text().splitlines()
+    first = min([found.lineno, *(each.lineno for each in found.decorator_list)])
+    return "\n".join(lines[first - 1 : found.end_lineno])
+
+
+@functools.cache
+def _functions(path: pathlib.Path) -> dict[str, ast.FunctionDef]:
+    if not path.exists():
+        raise LookupError(f"there is no {path.name}")
+    tree = ast.parse(path.read_text())
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}

@@ -1,0 +1,121 @@
+"""A page for each method: its docstring, a picture, its state, its place in the leaderboard."""
+
+import csv
+import inspect
+import pathlib
+import re
+from typing import Any
+
+import clipax
+from experiments import clippers
+from experiments.families import FAMILIES
+from extension import pictures, writing
+
+_DOCS = pathlib.Path(__file__).parents[1]
+_FOLDER = _DOCS / "methods"
+_NO_METHODS = {"ThresholdPolicy", "Suggestion", "clip", "clip_by", "metrics"}
+_WRITTEN = ("index", "parts", "unnamed")
+NAMES = [
+    name
+    for name in clipax.__all__
+    if name not in _NO_METHODS and inspect.isfunction(getattr(clipax, name))
+]
+
+
+def write(app: Any) -> None:
+    """Write the pages and pictures that are not those of the last build."""
+    drawn = {name: pictures.draw(_FOLDER / "pictures", name) for name in pictures.CALLS}
+    for name in NAMES:
+        _put(_FOLDER / f"{name}.md", _page(name, drawn.get(name)))
+    _put(_FOLDER / "pictures/overview.txt", _small_multiples(drawn))
+    for old in _FOLDER.glob("*.md"):
+        if old.stem not in (*NAMES, *_WRITTEN):
+            old.unlink()
+
+
+def link_names(app: Any, docname: str, source: list[str]) -> None:
+    """In the tables of methods the name of each leads to its page."""
+    if docname == "methods/index":
+        source[0] = re.sub(
+            r"^\| (`clipax\.(\w+)\([^`]*`)",
+            lambda found: f"| [{found[1]}]({found[2]}.md)" if found[2] in NAMES else found[0],
+            source[0],
+            flags=re.MULTILINE,
+        )
+
+
+def _put(path: pathlib.Path, text: str) -> None:
+    """Write a file, unless it says the same: Sphinx reads again what is newer."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def _page(name: str, drawn: pictures.Drawn | None) -> str:
+    first = (inspect.getdoc(getattr(clipax, name)) or "").partition("\n")[0]
+    parts = [f"# {name}", first]
+    if drawn:
+        parts += [_shown(drawn.large, f"Norms and thresholds of {name}"), pictures.caption(name)]
+    parts += ["\n".join(f"- **{key}**: {value}" for key, value in _facts(name).items())]
+    parts += [f"```{{eval-rst}}\n.. autofunction:: clipax.{name}\n```"]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _shown(paths: dict[str, str], alt: str) -> str:
+    return "".join(writing.image(f"pictures/{path}", alt, theme) for theme, path in paths.items())
+
+
+def _facts(name: str) -> dict[str, str]:
+    row = _table().get(name)
+    found = {}
+    if row and len(row) > 3:
+        found["State"] = f"{row[-3]} bytes, for k groups" if "k" in row[-3] else f"{row[-3]} bytes"
+    elif row and len(row) == 4:
+        found["State"] = row[2]
+    method = clippers.LEGEND.get(name)
+    if method:
+        found["Family"] = FAMILIES[method.family].meaning
+    standing = _standings().get(name)
+    if standing:
+        found["[Leaderboard](../leaderboard/README.md)"] = standing
+    return found
+
+
+def _table() -> dict[str, list[str]]:
+    """The first row of each method in the tables of the overview."""
+    text = (_FOLDER / "index.md").read_text()
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name = re.match(r"\| `clipax\.(\w+)\(", line)
+        if name:
+            found.setdefault(name[1], re.split(r" *\| *", line.strip("| ")))
+    return found
+
+
+def _standings() -> dict[str, str]:
+    with (_DOCS / "leaderboard/standings.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    return {
+        line[
+            "method"
+        ]: f"place {i} of {len(lines)} by score when tuned, {float(line['tuned']):.2f} "
+        f"of 1 ({float(line['default']):.2f} untuned); {float(line['failed']):.0%} of its runs "
+        f"failed; against no clipping: {line['verdict']}"
+        for i, line in enumerate(lines, 1)
+    }
+
+
+def _small_multiples(drawn: dict[str, pictures.Drawn]) -> str:
+    """All pictures, each a link to its page."""
+    lines = ["::::{container} multiples", ""]
+    for name, each in drawn.items():
+        for theme, path in each.small.items():
+            lines += [
+                f":::{{figure}} pictures/{path}",
+                f":figclass: only-{theme}",
+                f":alt: Norms and thresholds of {name}",
+                f":target: {name}.html",
+                "",
+                f"{name}",
+                ":::",
+            ]
+    return "\n".join([*lines, "", "::::", ""])
