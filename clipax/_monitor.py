@@ -21,7 +21,9 @@ class MonitorState(NamedTuple):
     """What `monitor` has seen, an entry for each group; read by `clipax.metrics`.
 
     Attributes:
-        groups: `{name: None}` for each group, in the order of the entries. It holds no array.
+        groups: `{name: None}` for each group, in the order of the entries. It holds no array. Of
+            a tree without groups an empty array: `optax.tree_utils.tree_map_params` looks at the
+            state of such a tree, and takes a leaf there for a place where any state may stand.
         steps: how many updates there were so far.
         norm: the last norm.
         mean: the mean of the finite norms so far.
@@ -32,7 +34,7 @@ class MonitorState(NamedTuple):
             63. Smaller ones, zero too, count in the first bin, larger ones in the last.
     """
 
-    groups: dict[str, None]
+    groups: dict[str, None] | Array
     steps: Array
     norm: Array
     mean: Array
@@ -122,7 +124,7 @@ def _names(measure: Measure, tree: Any) -> list[str]:
 def _unseen(names: list[str], zeros: Array) -> MonitorState:
     counts = zeros.astype(jnp.int32)
     return MonitorState(
-        groups=dict.fromkeys(names),
+        groups=dict.fromkeys(names) if names else jnp.zeros(0, jnp.int32),
         steps=jnp.zeros((), jnp.int32),
         norm=jnp.copy(zeros),
         mean=jnp.copy(zeros),

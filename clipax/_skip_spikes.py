@@ -117,9 +117,8 @@ def skip_spikes(
 
     Returns:
         A gradient transformation. Put it around the whole optimizer: a clipper in it that measures
-        the same norm gets it from here. On calm steps it costs nothing but the look at the norm
-        and the loss, and that a compiler makes the updates first and adds them to the parameters
-        then, where it would do both at once.
+        the same norm gets it from here. On calm steps it costs the look at the norm and the loss,
+        and a compiler can no longer compute the updates and add them to the parameters in one pass.
 
     Raises:
         TypeError: if an argument is of the wrong kind.

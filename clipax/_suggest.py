@@ -223,10 +223,11 @@ def _candidates(norms: np.ndarray) -> list[Candidate]:
 
 def _reasons(found: Suggestion, norms, level, drift: tuple[float, float] | None) -> list[str]:
     spikes, changes = len(found.spikes), found.changes
+    left_out = sum(step >= (changes[-1] if changes else 0) for step in found.spikes)
     since = f" since step {changes[-1]}" if changes else ""
     reasons = [
         f"It is the 95th percentile of {'the last ' if drift else ''}{len(level)} norms{since}"
-        + (f", without {spikes} spikes" if spikes else "")
+        + (f", without {_counted(left_out, 'spike')}" if left_out else "")
         + f"; it would have clipped {np.mean(norms > found.threshold):.1%} of the steps."
     ]
     if found.diverges:
@@ -252,8 +253,8 @@ def _reasons(found: Suggestion, norms, level, drift: tuple[float, float] | None)
         )
     if found.nonfinite:
         reasons.append(
-            f"{len(found.nonfinite)} norms are not finite, the first at step "
-            f"{found.nonfinite[0]}: no threshold acts on them, see the argument `nonfinite`."
+            f"Not finite: {_counted(len(found.nonfinite), 'norm')}, the first at step "
+            f"{found.nonfinite[0]}. No threshold acts on that, see the argument `nonfinite`."
         )
     if spikes > 0.05 * len(norms):
         reasons.append(
@@ -261,3 +262,7 @@ def _reasons(found: Suggestion, norms, level, drift: tuple[float, float] | None)
             "rate before you clip them."
         )
     return reasons
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -42,6 +42,11 @@ from clipax._trees import (
     promoted,
 )
 
+__all__ = [
+    "Measure", "Norms", "l1", "l2", "linf", "lp", "per_element", "per_group", "per_layer",
+    "per_leaf", "per_tree", "per_unit", "rms",
+]  # fmt: skip
+
 l1 = Norm(1)
 l2 = Norm(2)
 linf = Norm(math.inf)
@@ -136,7 +141,7 @@ def per_layer(
 
     A flat dict is one layer and `[(w, b), (w, b)]` is two. Leaves that lie directly in a list or
     tuple at the root are layers of their own. A box around a single array, such as the variables
-    of Flax NNX (their paths end in `.value`), does not count as a parent.
+    of Flax NNX (their paths end in `/value`), does not count as a parent.
 
     Args:
         norm: one of `l1`, `l2`, `linf`, `rms` and `lp(p)`.

@@ -25,6 +25,11 @@ from jax import Array
 
 from clipax import _validate
 
+__all__ = [
+    "Rule", "at_least", "normalize", "per_sample", "rescale", "skip", "smooth", "smooth_root",
+    "stabilized", "trust_region",
+]  # fmt: skip
+
 Rule = Callable[[Array, Array], Array]
 
 

@@ -1,8 +1,10 @@
 """Pages in a real browser: where it is, what is asked of every page."""
 
+import importlib
 import os
 import shutil
 
+import peers
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
@@ -16,9 +18,18 @@ marks = [
 WIDTHS = (360, 1600)
 
 
+def package(name: str):
+    """A package that the test needs; where a browser is required, so is this."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        reason = f'{error}: pip install -e ".[test]"'
+    peers.missing(reason, "CLIPAX_REQUIRE_BROWSER")
+
+
 def violations(page) -> list[tuple[str, str, str]]:
     """What axe finds that is serious or critical: rule, element, why."""
-    axe = pytest.importorskip("axe_core_python.base")
+    axe = package("axe_core_python.base")
     page.evaluate(axe.AXE_SCRIPT)
     return [
         (each["id"], node["html"][:200], node["failureSummary"][:300])

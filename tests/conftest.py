@@ -46,7 +46,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
+    playwright = browsers.package("playwright.sync_api")
     with playwright.sync_playwright() as started:
         found = started.chromium.launch(executable_path=browsers.CHROMIUM, args=["--no-sandbox"])
         yield found

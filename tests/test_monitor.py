@@ -153,3 +153,21 @@ def test_norms_are_measured_once_for_monitor_and_clipper():
     assert read(optax.chain(clipax.monitor(measure=measures.per_leaf()), clipper)) < 1.05 * read(
         clipper
     )
+
+
+@pytest.mark.parametrize("measure", [None, measures.per_leaf(), measures.per_tree()])
+def test_state_goes_through_tree_map_params(measure):
+    """As where shardings of an optimizer's state are made from those of the parameters."""
+    optimizer = optax.chain(clipax.monitor(measure=measure), optax.adam(1e-3))
+    state = optimizer.init(plain())
+    found = optax.tree_utils.tree_map_params(
+        optimizer, lambda _: "param", state, transform_non_params=lambda _: "other"
+    )
+    assert set(jax.tree.leaves(found[0])) == {"other"}
+    assert set(jax.tree.leaves(found[1])) == {"param", "other"}
+    jax.tree.map(lambda kind, part: None, found, state)  # a prefix of the state
+
+
+def test_tree_without_groups_can_be_watched():
+    found, state = seen(clipax.monitor(), [{}, {}])
+    assert found == {} and int(state.steps) == 2

@@ -8,6 +8,7 @@ from typing import Any
 from sphinx.errors import ExtensionError
 
 import clipax
+from extension import methods, pictures
 
 _MODULES = (clipax, clipax.measures, clipax.thresholds, clipax.rules)
 
@@ -20,14 +21,7 @@ def public_names() -> Iterator[tuple[str, Any]]:
 
 
 def _exported(module: ModuleType) -> list[str]:
-    known = getattr(module, "__all__", None)
-    if known is not None:
-        return [name for name in known if not inspect.ismodule(getattr(module, name))]
-    return [
-        name
-        for name, item in vars(module).items()
-        if not name.startswith("_") and getattr(item, "__module__", None) == module.__name__
-    ]
+    return [name for name in module.__all__ if not inspect.ismodule(getattr(module, name))]
 
 
 def missing(documented: set[str]) -> list[str]:
@@ -50,5 +44,10 @@ def missing(documented: set[str]) -> list[str]:
 def every_public_name(app: Any, env: Any) -> None:
     """Raises where something is missing."""
     found = missing(set(env.domaindata["py"]["objects"]))
+    found += [
+        f"{name} has no picture, see docs/extension/pictures.py"
+        for name in methods.NAMES
+        if name not in pictures.CALLS.keys() | pictures.WITHOUT
+    ]
     if found:
         raise ExtensionError("; ".join(found))

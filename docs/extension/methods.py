@@ -14,7 +14,6 @@ from extension import pictures, writing
 _DOCS = pathlib.Path(__file__).parents[1]
 _FOLDER = _DOCS / "methods"
 _NO_METHODS = {"ThresholdPolicy", "Suggestion", "clip", "clip_by", "metrics"}
-_WRITTEN = ("index", "parts", "unnamed")
 NAMES = [
     name
     for name in clipax.__all__
@@ -28,9 +27,6 @@ def write(app: Any) -> None:
     for name in NAMES:
         _put(_FOLDER / f"{name}.md", _page(name, drawn.get(name)))
     _put(_FOLDER / "pictures/overview.txt", _small_multiples(drawn))
-    for old in _FOLDER.glob("*.md"):
-        if old.stem not in (*NAMES, *_WRITTEN):
-            old.unlink()
 
 
 def link_names(app: Any, docname: str, source: list[str]) -> None:
@@ -65,12 +61,12 @@ def _shown(paths: dict[str, str], alt: str) -> str:
 
 
 def _facts(name: str) -> dict[str, str]:
-    row = _table().get(name)
     found = {}
-    if row and len(row) > 3:
-        found["State"] = f"{row[-3]} bytes, for k groups" if "k" in row[-3] else f"{row[-3]} bytes"
-    elif row and len(row) == 4:
-        found["State"] = row[2]
+    row = _table().get(name, {})
+    if row.get("state"):
+        found["State in bytes"] = row["state"].replace(" k", " for each group")
+    if row.get("zero norms"):
+        found["Zero norms"] = row["zero norms"]
     method = clippers.LEGEND.get(name)
     if method:
         found["Family"] = FAMILIES[method.family].meaning
@@ -80,14 +76,17 @@ def _facts(name: str) -> dict[str, str]:
     return found
 
 
-def _table() -> dict[str, list[str]]:
-    """The first row of each method in the tables of the overview."""
-    text = (_FOLDER / "index.md").read_text()
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines():
+def _table() -> dict[str, dict[str, str]]:
+    """The first row of each method in the tables of the overview, by the head of its columns."""
+    found: dict[str, dict[str, str]] = {}
+    head: list[str] = []
+    for line in (_FOLDER / "index.md").read_text().splitlines():
+        cells = re.split(r" *\| *", line.strip("| "))
         name = re.match(r"\| `clipax\.(\w+)\(", line)
         if name:
-            found.setdefault(name[1], re.split(r" *\| *", line.strip("| ")))
+            found.setdefault(name[1], dict(zip(head, cells, strict=True)))
+        elif line.startswith("| "):
+            head = cells
     return found
 
 

@@ -46,6 +46,13 @@ CALLS = {
     "skip_spikes": "clipax.skip_spikes(optax.identity(), warmup=20)",
     "error_feedback": "clipax.error_feedback(clipax.global_norm(0.6))",
 }
+WITHOUT = {  # nothing to draw: they look, work on an optimizer, or inside a model
+    "clip_cotangent",
+    "momentum_reset",
+    "monitor",
+    "per_example",
+    "suggest_threshold",
+}
 _SIZES = {"large": (640, 240), "small": (240, 110)}
 
 

@@ -1,7 +1,7 @@
 """Stores a checkpoint of this release: `python tests/states/store.py`.
 
-For each clipper: its state in the middle of training, the next gradient, and the update and the
-state that came of it. `test_stored_states.py` restores the checkpoints of all releases.
+For each clipper: its state in the middle of training, parameters and the next gradient, the update
+and the state that came of it. `test_stored_states.py` restores the checkpoints of all releases.
 """
 
 import json
@@ -73,14 +73,16 @@ def gradient(step: int) -> dict[str, Any]:
     )
 
 
-def trained(call: str) -> Any:
-    """The state after some steps, the update of one more, and the state after it."""
+def trained(call: str) -> dict[str, Any]:
+    """The state after some steps, what goes into one more, and what comes of it."""
     optimizer, params = build(call), gradient(1000)
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)
     for step in range(STEPS):
         _, state = update(gradient(step), state, params)
-    return state, *update(gradient(STEPS), state, params)
+    given = {"params": params, "gradient": gradient(STEPS), "state": state}
+    updates, after = update(given["gradient"], state, params)
+    return given | {"updates": updates, "after": after}
 
 
 def named(tree: Any) -> dict[str, np.ndarray]:
@@ -90,12 +92,14 @@ def named(tree: Any) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
+    file = FOLDER / f"{clipax.__version__}.npz"
+    if file.exists():
+        raise SystemExit(f"{file} is there; remove it only if that version is not released yet")
     arrays = {}
     for i, call in enumerate(CALLS):
-        for part, tree in zip(("state", "update", "after"), trained(call), strict=True):
+        for part, tree in trained(call).items():
             arrays |= {f"{i}/{part}/{path}": array for path, array in named(tree).items()}
     arrays["calls"] = np.array(json.dumps(CALLS))
-    file = FOLDER / f"{clipax.__version__}.npz"
     np.savez_compressed(file, **arrays)
     print(f"{len(CALLS)} states in {file}, {file.stat().st_size:,} bytes")
 
