@@ -81,7 +81,7 @@ def _table() -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     head: list[str] = []
     for line in (_FOLDER / "index.md").read_text().splitlines():
-        cells = re.split(r" *\| *", line.strip("| "))
+        cells = [cell.strip() for cell in line.strip()[1:-1].split("|")]
         name = re.match(r"\| `clipax\.(\w+)\(", line)
         if name:
             found.setdefault(name[1], dict(zip(head, cells, strict=True)))
