@@ -1,5 +1,6 @@
 """The site as it is built, in a real browser."""
 
+import importlib
 import os
 import pathlib
 import re
@@ -9,6 +10,8 @@ import sys
 import browsers
 import peers
 import pytest
+
+import clipax
 
 ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = [*browsers.marks, pytest.mark.site]
@@ -47,6 +50,17 @@ def site(tmp_path_factory):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return out / "html"
+
+
+def test_build_fails_on_a_name_without_a_page(site, monkeypatch):
+    """`site`: where Sphinx is installed."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    checks = importlib.import_module("extension.checks")
+    names = {name for name, _ in checks.public_names()}
+    assert checks.missing(names) == []
+    assert checks.missing(names - {"clipax.zclip"}) == ["clipax.zclip stands on no page"]
+    monkeypatch.setattr(clipax.zclip, "__doc__", "Nothing.")
+    assert checks.missing(names) == ["clipax.zclip has no doctest"]
 
 
 @pytest.mark.parametrize("width", browsers.WIDTHS)
