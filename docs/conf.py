@@ -47,6 +47,7 @@ html_title = "clipax"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_domain_indices = False
 html_show_sphinx = False
 html_show_search_summary = False  # would fetch pages, which a browser refuses for files
 pygments_style = "a11y-high-contrast-light"
