@@ -1,6 +1,5 @@
 """Pages in a real browser: where it is, what is asked of every page."""
 
-import importlib
 import os
 import shutil
 
@@ -20,11 +19,7 @@ WIDTHS = (360, 1600)
 
 def package(name: str):
     """A package that the test needs; where a browser is required, so is this."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        reason = f'{error}: pip install -e ".[test]"'
-    peers.missing(reason, "CLIPAX_REQUIRE_BROWSER")
+    return peers.package(name, 'pip install -e ".[test]"', "CLIPAX_REQUIRE_BROWSER")
 
 
 def violations(page) -> list[tuple[str, str, str]]:

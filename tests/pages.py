@@ -16,6 +16,11 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
+def prose(text: str) -> str:
+    """A page without its blocks."""
+    return re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def run(code: str) -> tuple[dict[str, Any], str]:
     """The names and the output of a block."""
     names: dict[str, Any] = {}

@@ -24,14 +24,18 @@ marks = [
 ]
 
 
-def package(name: str):
+def package(
+    name: str,
+    install: str = 'on Python 3.11, pip install -e ".[test,parity]"',
+    required: str = "CLIPAX_REQUIRE_PARITY",
+):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return importlib.import_module(name)
     except ImportError as error:
-        reason = f'{error}: on Python 3.11, pip install -e ".[test,parity]"'
-    missing(reason, "CLIPAX_REQUIRE_PARITY")
+        reason = f"{error}: {install}"
+    missing(reason, required)
 
 
 def missing(reason: str, required: str):

@@ -176,7 +176,8 @@ def test_charts_zoom(folder, look):
     )
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1600, "light")])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", browsers.WIDTHS)
 def test_axe_finds_nothing_serious(width, scheme, folder, look):
     for path in [folder / "report.html", *(folder / f"site/{name}.html" for name in KINDS)]:
         page = look(path, width, scheme)

@@ -217,6 +217,11 @@ def test_leader_among_default_arguments_is_named():
 # The references.
 
 
+def test_papers_are_linked_by_references_alone():
+    for page, text in PAGES.items():
+        assert not re.findall(r"\]\([^)]*://[^)]*\)", text), page
+
+
 def test_years_are_those_of_the_references():
     for text, key in re.findall(r"\[([^\]]+)\]\[([^\]]+)\]", TEXT):
         year = re.findall(r"\d{4}", key)

@@ -4,17 +4,15 @@ import pathlib
 import re
 
 import pytest
-from pages import anchors, assert_prints_what_it_says, blocks
+from pages import anchors, assert_prints_what_it_says, blocks, prose
 from peers import package
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 GUIDES = sorted(path for path in (DOCS / "guides").glob("*.md") if path.stem != "index")
 WRITTEN = [  # pages of single methods are made when the site is built
-    *(
-        ROOT / name
-        for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")
-    ),
+    *ROOT.glob("*.md"),
+    ROOT / "examples/README.md",
     *DOCS.glob("*.md"),
     *(DOCS / f"methods/{name}.md" for name in ("index", "parts", "unnamed")),
     *(path for folder in ("guides", "api") for path in (DOCS / folder).glob("*.md")),
@@ -26,10 +24,24 @@ def name_of(path: pathlib.Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def links(path: pathlib.Path) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", prose(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("page", "wanted"),
+    [
+        ("README.md", {"CHANGELOG.md", "CITATION.cff", "LICENSE"}),
+        ("docs/speed.md", {"benchmarks/README.md"}),
+    ],
+)
+def test_page_links_to_what_readers_look_for(page, wanted):
+    assert wanted <= set(links(ROOT / page))
+
+
 @pytest.mark.parametrize("path", WRITTEN, ids=name_of)
 def test_links_lead_to_files_and_headings(path):
-    text = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+    for link in links(path):
         if "://" in link:
             continue
         file, _, anchor = link.partition("#")
@@ -40,18 +52,18 @@ def test_links_lead_to_files_and_headings(path):
 
 @pytest.mark.parametrize("path", WRITTEN, ids=name_of)
 def test_references_are_defined_once_and_used(path):
-    text = re.sub(r"^ *```.*?^ *```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = prose(path.read_text())
     defined = re.findall(r"^\[([^\]]+)\]: \S+", text, re.MULTILINE)
     used = re.findall(r"\]\[([^\]]+)\]", text)
     assert len(defined) == len(set(defined)) and set(used) == set(defined)
     assert defined == sorted(defined)
 
 
-# Guides
+# Blocks that run as they stand
 
 RECIPES = [
     pytest.param(code, id=f"{path.stem}-{i}")
-    for path in GUIDES
+    for path in (*GUIDES, DOCS / "index.md", DOCS / "evidence.md")
     for i, code in enumerate(blocks(path.read_text(), "python"))
 ]
 
@@ -66,21 +78,6 @@ def test_every_guide_has_a_recipe_and_a_line_in_the_list():
     assert sorted(listed) == [path.stem for path in GUIDES]
     for path in GUIDES:
         assert blocks(path.read_text(), "python"), path
-
-
-# Evidence and the entry
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        pytest.param(code, id=f"{name}-{i}")
-        for name in ("index", "evidence")
-        for i, code in enumerate(blocks((DOCS / f"{name}.md").read_text(), "python"))
-    ],
-)
-def test_block_prints_what_it_says(code):
-    assert_prints_what_it_says(code)
 
 
 # Coming from elsewhere

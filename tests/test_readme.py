@@ -14,14 +14,14 @@ import optax
 import pytest
 from catalogue import plain
 from contract import CORE, WRAPPERS
-from pages import LEADERBOARD, assert_prints_what_it_says, blocks, run, standings
+from pages import LEADERBOARD, assert_prints_what_it_says, blocks, prose, run, standings
 
 import clipax
 from clipax import measures
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
-PROSE = re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+PROSE = prose(TEXT)
 SECTIONS = dict(re.findall(r"^#+ ([^\n]+)\n(.*?)(?=^#+ |\Z)", PROSE, re.MULTILINE | re.DOTALL))
 
 

@@ -36,10 +36,7 @@ NOT_LOADED = """
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    try:
-        import myst_nb  # noqa: F401
-    except ImportError as error:
-        peers.missing(f'{error}: pip install -e ".[docs]"', "CLIPAX_REQUIRE_SITE")
+    peers.package("myst_nb", 'pip install -e ".[docs]"', "CLIPAX_REQUIRE_SITE")
     out = tmp_path_factory.mktemp("site")
     words = ["-W", "--keep-going", "-q", "-b", "html", "docs", str(out / "html")]
     done = subprocess.run(
