@@ -3,10 +3,9 @@
 import pathlib
 import sys
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+import clipax
 
-import clipax  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).parent))  # where `extension` is
 
 project = "clipax"
 author = "The clipax developers"
@@ -21,11 +20,10 @@ extensions = [
     "extension",
 ]
 exclude_patterns = ["build"]
-nitpicky = False
 
 # Pages are Markdown, and docstrings write code between single backticks.
 default_role = "code"
-myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_merge_streams = True
@@ -33,7 +31,6 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 72
 python_use_unqualified_type_names = True

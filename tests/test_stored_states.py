@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract import CLIPPERS, WRAPPERS
 from states import store
 
 import clipax
@@ -63,6 +64,6 @@ def test_every_clipper_is_stored():
     if "dev" not in clipax.__version__:
         assert STORED[clipax.__version__].keys() == set(store.CALLS)
     called = " ".join(store.CALLS)
-    functions = {"clip", "clip_by", "clip_cotangent", "metrics", "per_example", "suggest_threshold"}
-    names = {"Suggestion", "ThresholdPolicy", "measures", "rules", "thresholds"} | functions
-    assert [n for n in clipax.__all__ if n not in names and f"clipax.{n}(" not in called] == []
+    stateless = {"clip_cotangent", "per_example"}
+    names = CLIPPERS.keys() | WRAPPERS.keys() - stateless
+    assert [name for name in names if f"clipax.{name}(" not in called] == []

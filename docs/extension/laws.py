@@ -47,17 +47,21 @@ def source(path: pathlib.Path, test: str) -> str:
     Raises:
         LookupError: there is no such function.
     """
-    found = _functions(path).get(test)
+    found = _sources(path).get(test)
     if found is None:
         raise LookupError(f"there is no {test} in {path.name}")
-    lines = path.read_text().splitlines()
-    first = min([found.lineno, *(each.lineno for each in found.decorator_list)])
-    return "\n".join(lines[first - 1 : found.end_lineno])
+    return found
 
 
 @functools.cache
-def _functions(path: pathlib.Path) -> dict[str, ast.FunctionDef]:
+def _sources(path: pathlib.Path) -> dict[str, str]:
     if not path.exists():
         raise LookupError(f"there is no {path.name}")
-    tree = ast.parse(path.read_text())
-    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    text = path.read_text()
+    lines = text.splitlines()
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    return {node.name: "\n".join(lines[_first(node) - 1 : node.end_lineno]) for node in functions}
+
+
+def _first(node: ast.FunctionDef) -> int:
+    return min([node.lineno, *(each.lineno for each in node.decorator_list)])

@@ -1,6 +1,7 @@
 """A page for each method: its docstring, a picture, its state, its place in the leaderboard."""
 
 import csv
+import functools
 import inspect
 import pathlib
 import re
@@ -9,6 +10,7 @@ from typing import Any
 import clipax
 from experiments import clippers
 from experiments.families import FAMILIES
+from experiments.pages.tables import share
 from extension import pictures, writing
 
 _DOCS = pathlib.Path(__file__).parents[1]
@@ -25,8 +27,8 @@ def write(app: Any) -> None:
     """Write the pages and pictures that are not those of the last build."""
     drawn = {name: pictures.draw(_FOLDER / "pictures", name) for name in pictures.CALLS}
     for name in NAMES:
-        _put(_FOLDER / f"{name}.md", _page(name, drawn.get(name)))
-    _put(_FOLDER / "pictures/overview.txt", _small_multiples(drawn))
+        writing.put(_FOLDER / f"{name}.md", _page(name, drawn.get(name)))
+    writing.put(_FOLDER / "pictures/overview.txt", _small_multiples(drawn))
 
 
 def link_names(app: Any, docname: str, source: list[str]) -> None:
@@ -38,12 +40,6 @@ def link_names(app: Any, docname: str, source: list[str]) -> None:
             source[0],
             flags=re.MULTILINE,
         )
-
-
-def _put(path: pathlib.Path, text: str) -> None:
-    """Write a file, unless it says the same: Sphinx reads again what is newer."""
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
 
 
 def _page(name: str, drawn: pictures.Drawn | None) -> str:
@@ -76,6 +72,7 @@ def _facts(name: str) -> dict[str, str]:
     return found
 
 
+@functools.cache
 def _table() -> dict[str, dict[str, str]]:
     """The first row of each method in the tables of the overview, by the head of its columns."""
     found: dict[str, dict[str, str]] = {}
@@ -90,17 +87,19 @@ def _table() -> dict[str, dict[str, str]]:
     return found
 
 
+@functools.cache
 def _standings() -> dict[str, str]:
     with (_DOCS / "leaderboard/standings.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    return {
-        line[
-            "method"
-        ]: f"place {i} of {len(lines)} by score when tuned, {float(line['tuned']):.2f} "
-        f"of 1 ({float(line['default']):.2f} untuned); {float(line['failed']):.0%} of its runs "
-        f"failed; against no clipping: {line['verdict']}"
-        for i, line in enumerate(lines, 1)
-    }
+    return {line["method"]: _standing(i, len(lines), line) for i, line in enumerate(lines, 1)}
+
+
+def _standing(place: int, count: int, line: dict[str, str]) -> str:
+    tuned, default, failed = (float(line[key]) for key in ("tuned", "default", "failed"))
+    return (
+        f"place {place} of {count} by score when tuned, {tuned:.2f} of 1 ({default:.2f} untuned); "
+        f"{share(failed)} of its runs failed; against no clipping: {line['verdict']}"
+    )
 
 
 def _small_multiples(drawn: dict[str, pictures.Drawn]) -> str:
@@ -114,7 +113,7 @@ def _small_multiples(drawn: dict[str, pictures.Drawn]) -> str:
                 f":alt: Norms and thresholds of {name}",
                 f":target: {name}.html",
                 "",
-                f"{name}",
+                name,
                 ":::",
             ]
     return "\n".join([*lines, "", "::::", ""])

@@ -13,7 +13,7 @@ import vl_convert
 
 import clipax
 from experiments import charts, clippers
-from experiments.families import FAMILIES
+from extension import writing
 
 _NORMS = pathlib.Path(__file__).parents[1] / "norms.csv"
 # Each with arguments that fit these norms, whose usual size is 0.4, and their 400 updates.
@@ -80,9 +80,7 @@ def draw(folder: pathlib.Path, name: str) -> Drawn:
         for theme in charts.THEMES:
             path = folder / f"{name}-{size}-{theme}.svg"
             spec = charts.spec(_chart(name, size)) | {"config": charts.theme(theme)}
-            text = vl_convert.vegalite_to_svg(spec)
-            if not path.exists() or path.read_text() != text:
-                path.write_text(text)
+            writing.put(path, vl_convert.vegalite_to_svg(spec))
             found[size][theme] = path.name
     return Drawn(**found)
 
@@ -115,12 +113,14 @@ def _chart(name: str, size: str) -> alt.LayerChart:
     width, height = _SIZES[size]
     curves = {key: np.where(curve > 0, curve, np.nan) for key, curve in outcome(name).items()}
     base = alt.Chart(charts.rows({"update": np.arange(len(series())), **curves})).encode(
-        x=alt.X("update:Q", title="update" if size == "large" else None, axis=_bare())
+        x=alt.X(
+            "update:Q",
+            title="update" if size == "large" else None,
+            axis=alt.Axis(grid=False, tickCount=4),
+        )
     )
-    family = clippers.LEGEND[name].family
-    color = FAMILIES[family].color
-    ends = charts.span([0.1, 12.0], 1.0)
-    y = functools.partial(charts.logarithmic, ends, "norm" if size == "large" else "")
+    color = clippers.LEGEND[name].color
+    y = functools.partial(charts.logarithmic, (0.1, 12.0), "norm" if size == "large" else "")
     lines = [
         base.mark_line(style=charts.BEHIND, strokeWidth=1, clip=True).encode(y=y("before")),
         base.mark_line(color=color, strokeWidth=1.6, clip=True).encode(y=y("after")),
@@ -129,7 +129,3 @@ def _chart(name: str, size: str) -> alt.LayerChart:
         ),
     ]
     return alt.LayerChart(layer=lines, width=width, height=height)
-
-
-def _bare() -> alt.Axis:
-    return alt.Axis(grid=False, tickCount=4)

@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from experiments import task
+from experiments import board, task
+from experiments.pages.tables import share
+from experiments.results import Run, Runs
 
 _RUNS = pathlib.Path(__file__).parents[1] / "leaderboard/runs.parquet"
 _HEAD = ("task", "usual norm", "best of four multiples", "threshold", "learning rate", "clipped")
@@ -27,15 +29,12 @@ class Table(SphinxDirective):
 
 def rows() -> list[tuple[str, ...]]:
     """Tasks with the chosen arguments of `global_norm`."""
-    wanted = {"part": "leaderboard", "method": "global_norm", "stage": "chosen"}
-    chosen: dict[str, list[dict]] = {}
-    for run in pq.read_table(_RUNS).to_pylist():
-        if all(run[key] == value for key, value in wanted.items()):
-            chosen.setdefault(f"{run['task']}/{run['variant']}", []).append(run)
-    return [_row(place, runs) for place, runs in chosen.items()]
+    wanted = {"part": board.LEADERBOARD, "method": "global_norm", "stage": "chosen"}
+    runs = Runs(pq.read_table(_RUNS)).where(**wanted)
+    return [_row(place, list(runs.at(place))) for place in runs.places]
 
 
-def _row(place: str, runs: list[dict]) -> tuple[str, ...]:
+def _row(place: str, runs: list[Run]) -> tuple[str, ...]:
     name, _, variant = place.partition("/")
     threshold = json.loads(runs[0]["arguments"])["max_norm"]
     return (
@@ -44,5 +43,5 @@ def _row(place: str, runs: list[dict]) -> tuple[str, ...]:
         f"{runs[0]['value']:g}",
         f"{threshold:.2g}",
         f"{runs[0]['learning_rate']:g}",
-        f"{median(run['clip_share'] for run in runs):.0%}".replace("%", " %"),
+        share(median(run["clip_share"] for run in runs)),
     )

@@ -1,6 +1,7 @@
 """Markdown of the repository, and docstrings, as Sphinx wants them."""
 
 import itertools
+import pathlib
 import re
 from typing import Any
 
@@ -8,6 +9,12 @@ _PICTURE = re.compile(
     r"<picture>\s*<source media=\"\(prefers-color-scheme: dark\)\" srcset=\"(?P<dark>[^\"]+)\">"
     r"\s*<img alt=\"(?P<alt>[^\"]*)\" src=\"(?P<light>[^\"]+)\">\s*</picture>"
 )
+
+
+def put(path: pathlib.Path, text: str) -> None:
+    """Write a file, unless it says the same: Sphinx reads again what is newer."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 def image(path: str, alt: str, theme: str) -> str:
