@@ -6,6 +6,7 @@ array.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -66,3 +67,23 @@ def _smallest(dtype) -> np.ndarray:
 
 def _integer(dtype) -> Any:
     return jnp.dtype(f"int{jnp.dtype(dtype).itemsize * 8}")
+
+
+@jax.custom_jvp
+def select(condition: Array, on_true: Array, on_false: Array) -> Array:
+    """`lax.select`, for 16-bit arrays of their bits: CPUs would choose between float32 copies."""
+    if on_true.dtype.itemsize > 2:
+        return lax.select(condition, on_true, on_false)
+    bits = jnp.dtype(f"uint{8 * on_true.dtype.itemsize}")
+    chosen = lax.select(
+        condition,
+        lax.bitcast_convert_type(on_true, bits),
+        lax.bitcast_convert_type(on_false, bits),
+    )
+    return lax.bitcast_convert_type(chosen, on_true.dtype)
+
+
+@select.defjvp
+def _select_jvp(primals, tangents):
+    condition = primals[0]
+    return select(*primals), lax.select(condition, *tangents[1:])

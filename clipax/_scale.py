@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from clipax._bits import select
 from clipax._places import entries_at
 from clipax._state import observe
 from clipax._trees import is_measured, leaves_where, promoted
@@ -117,9 +118,9 @@ def _multiplied(x: Any, factor: Array, power: Array, *, zero_is_final: bool) -> 
         rest = tuple(range(factor.ndim, x.ndim))
         factor, power = jnp.expand_dims(factor, rest), jnp.expand_dims(power, rest)
     product = x.astype(wide) * power.astype(wide) * factor.astype(wide)
-    result = lax.select(_everywhere(factor == 1, x), x, product.astype(x.dtype))
+    result = select(_everywhere(factor == 1, x), x, product.astype(x.dtype))
     if zero_is_final:  # 0 times NaN is not zero
-        result = lax.select(_everywhere(factor == 0, x), jnp.zeros_like(x), result)
+        result = select(_everywhere(factor == 0, x), jnp.zeros_like(x), result)
     return like(x, result)
 
 

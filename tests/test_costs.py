@@ -59,6 +59,14 @@ def test_donated_gradient_is_clipped_in_place(clipper, dtype):
 
 
 @each
+def test_a_16_bit_gradient_is_converted_once_for_the_norm_and_once_for_the_product(clipper):
+    """And back. CPUs choose between 16-bit numbers in float32, on the way and in every entry."""
+    tree = leaves(jnp.bfloat16, count=1)
+    outside = "\n".join(_outside_of_conditionals(compiled(clipper, tree, donate=0).as_text()))
+    assert len(re.findall(rf"\[{tree[0].size}\]\S* convert\(", outside)) == 3, outside
+
+
+@each
 def test_usual_path_reads_the_gradient_twice_and_writes_it_once(clipper):
     """Against optax, whose branches on the threshold are counted as ours are."""
     tree = leaves(jnp.float32, count=1, size=2**20)
