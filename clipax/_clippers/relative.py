@@ -102,7 +102,9 @@ def block_rms(
 
     `n_i = sqrt(mean(g_i^2))`, `tau = threshold`, `g_i <- min(1, tau / n_i) g_i` for every leaf i
 
-    Put behind an optimizer it is the update clipping of Adafactor.
+    Behind the scaling by second moments and in front of the learning rate, as in
+    `chain(scale_by_adam(), block_rms(), scale_by_learning_rate(1e-3))`, it is the update clipping
+    of Adafactor. Behind the learning rate a threshold of 1 clips nothing.
 
     Parts: per_leaf(rms) -> number -> rescale. State: none.
 
