@@ -211,7 +211,9 @@ def test_what_is_said_of_the_leaderboard_stands_there():
 
 def test_leader_among_default_arguments_is_named():
     lead = max(standings(), key=lambda line: float(line["default"]))["method"]
-    assert re.search(rf"`clipax\.{lead}\(usual_norm\)`, which[^.]*\sled\s+our comparison", PAGES["choose"])
+    assert re.search(
+        rf"`clipax\.{lead}\(usual_norm\)`, which[^.]*\sled\s+our comparison", PAGES["choose"]
+    )
 
 
 # The references.
