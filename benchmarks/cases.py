@@ -85,7 +85,9 @@ def measure(case: Case, *, most: int) -> Iterator[Row]:
         most: the largest number of rounds.
     """
     try:
-        found = in_turns(case.make(), min(case.rounds, most) if case.timed else 1)
+        contestants = case.make()
+        rounds = min(case.rounds, most) if case.timed else 1
+        found = in_turns(contestants, rounds, pause=workers.pause())
     finally:
         workers.forget()
     for name in case.goals:

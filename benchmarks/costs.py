@@ -69,7 +69,7 @@ def _compiled(clipper: optax.GradientTransformation, dtype: Any) -> jax.stages.C
 
 
 def _compilations(name: str) -> Case:
-    """Compilations of a step in five steps, whose thresholds and norms differ."""
+    """Compilations of a step in five steps, whose norms differ."""
 
     def made() -> float:
         return _compiled_in_steps(METHODS[name], steps=5)
@@ -82,23 +82,19 @@ def _compiled_in_steps(make: Make, steps: int) -> float:
     optimizer = behind(make())
     params = Leaves(2, 2**10, columns=32).normal()
     state = optimizer.init(params)
-    traces = 0
-
-    @jax.jit
-    def step(gradient: Any, state: Any) -> Any:
-        nonlocal traces
-        traces += 1
-        return optimizer.update(gradient, state, params)[1]
+    step: Any = jax.jit(lambda gradient, state: optimizer.update(gradient, state, params)[1])
 
     for i in range(steps):
         state = step(jax.tree.map(lambda x, i=i: x * 10.0**i, params), state)
-    return float(traces)
+    return float(step._cache_size())
 
 
 def _collectives() -> Case:
     def make() -> Mapping[str, Measured]:
-        worker, factory = of_devices(8), "benchmarks.costs:all_reduced"
-        return worker.make(OURS, factory, ours=True) | worker.make("optax", factory, ours=False)
+        factory = "benchmarks.costs:all_reduced"
+        ours, theirs = of_devices(8, OURS), of_devices(8, "optax")
+        found = ours.make(OURS, factory, ours=True)
+        return found | theirs.make("optax", factory, ours=False)
 
     work = f"bytes that devices reduce, global_norm and Adam, {TREE} on 8 devices"
     return Case("costs", work, {"optax": 1.0}, make, unit="bytes")

@@ -1,6 +1,7 @@
 """Programs that are compiled for parameters which need not be there, and what is read from them."""
 
 import functools
+import math
 import re
 from collections import Counter
 from typing import Any, NamedTuple
@@ -10,7 +11,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+COLLECTIVES = (
+    *("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"),
+    *("ragged-all-to-all", "collective-broadcast"),
+)
 
 
 def spread(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
@@ -55,13 +59,23 @@ class Instruction(NamedTuple):
 
 _HEAD = re.compile(r"(ENTRY )?%([\w.\-]+) \(.*\) -> .*\{$")
 _LINE = re.compile(r"\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(([^)]*)\)(.*)$")
-_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\](\{[^}]*\})?")
+_ARRAY = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 _NO_ACCESS = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"}
 _ONE_EACH = {
     *("add", "subtract", "multiply", "divide", "maximum", "minimum", "negate", "abs", "sign"),
     *("compare", "select", "and", "or", "xor", "not", "is-finite", "clamp", "convert"),
     *("bitcast-convert", "shift-left", "shift-right-arithmetic", "shift-right-logical"),
+}
+_NOT_COUNTED = {  # what moves numbers, calls computations, or is no addition or multiplication
+    *("broadcast", "reshape", "transpose", "slice", "dynamic-slice", "dynamic-update-slice"),
+    *("concatenate", "pad", "gather", "scatter", "reverse", "sort", "copy", "optimization-barrier"),
+    *("fusion", "call", "while", "conditional", "custom-call", "async", "partition-id"),
+    *("replica-id", "dot", "convolution", "sqrt", "rsqrt", "cbrt", "exponential", "log", "power"),
+    *("exponential-minus-one", "log-plus-one", "tanh", "erf", "floor", "ceil", "remainder"),
+    *("round-nearest-even", "round-nearest-afz", "clz", "popcnt", "rng-bit-generator"),
+    *("sine", "cosine", "atan2", "stochastic-convert", "real", "imag", "complex"),
+    *("add-dependency", "domain", "infeed", "outfeed", "send", "recv"),
 }
 
 
@@ -75,7 +89,10 @@ def costs(program: jax.stages.Compiled) -> tuple[Counter, Counter]:
         if head := _HEAD.match(line):
             body = computations.setdefault(head[2], [])
             entry = head[2] if head[1] else entry
-        elif found := _LINE.match(line):
+        elif (found := _LINE.match(line)) is None:
+            if computations and line.startswith("  "):
+                raise ValueError(f"this line of a program is not understood: {line}")
+        else:
             name, shape, operation, operands, attributes = found.groups()
             body.append(
                 Instruction(
@@ -89,7 +106,9 @@ def costs(program: jax.stages.Compiled) -> tuple[Counter, Counter]:
         known = {each.name: each for each in computations[name]}
         for each in computations[name]:
             if each.operation == "conditional":
-                branches = [of(branch) for branch in each.called("branch_computations")]
+                named = each.called("branch_computations")
+                named = named or each.called("false_computation") + each.called("true_computation")
+                branches = [of(branch) for branch in named]
                 if "_jitted_norms" in each.attributes:
                     common, rare = branches
                     fallback += rare[0] + rare[1]
@@ -103,7 +122,8 @@ def costs(program: jax.stages.Compiled) -> tuple[Counter, Counter]:
             usual[kind] += 1
             if kind in COLLECTIVES:
                 usual["collective bytes"] += sum(size(known[name].shape) for name in each.operands)
-            for inner in each.called("calls", "body", "condition"):
+            applied = ["to_apply"] * (each.operation == "call")
+            for inner in each.called("calls", "body", "condition", *applied):
                 once, rarely = of(inner)
                 if each.operation == "fusion":  # its inner arrays lie nowhere
                     once = Counter(once)
@@ -120,7 +140,7 @@ def accessed(each: Instruction, known: dict[str, Instruction]) -> int:
     """The bytes in main memory that an instruction reads and writes, those of a copy at its end."""
     if each.operation in _NO_ACCESS or each.operation.endswith("-start"):
         return 0
-    if "ConcatBitcast" in each.attributes or each.called("body"):
+    if "ConcatBitcast" in each.attributes or each.called("body") or each.operation == "call":
         return 0
     operands = each.operands
     if each.operation.endswith("-done"):
@@ -132,10 +152,21 @@ def accessed(each: Instruction, known: dict[str, Instruction]) -> int:
 
 
 def flops(each: Instruction, known: dict[str, Instruction]) -> int:
+    """One for each entry that is added, multiplied, compared or chosen; none for roots and powers.
+
+    Raises:
+        ValueError: for an operation that is not known here.
+    """
     if each.operation in _ONE_EACH:
         return entries(each.shape)
     if each.operation == "reduce":
         return entries(known[each.operands[0]].shape) - entries(each.shape)
+    if each.operation == "reduce-window":
+        (window,) = re.findall(r"window=\{size=([\dx]+)", each.attributes)
+        return entries(each.shape) * (math.prod(map(int, window.split("x"))) - 1)
+    kind = re.sub("-(start|done|update)$", "", each.operation)
+    if kind not in {*_NO_ACCESS, *_NOT_COUNTED, *COLLECTIVES}:
+        raise ValueError(f"`{each.operation}` is not known; say what it costs in {__name__}")
     return 0
 
 

@@ -20,7 +20,8 @@ from experiments import provenance
 TREE = Leaves(16, 2**17, columns=512)
 SPREAD = Leaves(64, 2**20, columns=2**10)
 UNDER_FSDP = ("global_norm", "adaptive", "zclip", "per_leaf", "value")
-_SIZES = 4  # gradients, each larger than the last
+_SIZES = (1.0, 1.2) * 7 + (1.0, 30.0)  # of gradients in turn: the last stands out
+_WARM = 144  # steps, more than any warm-up
 COUNTERPARTS: dict[str, Make] = {
     "value": lambda: optax.clip(0.01),
     "block_rms": lambda: optax.clip_by_block_rms(1.0),
@@ -54,17 +55,19 @@ def stepped(
     sharding: jax.sharding.Sharding | None = None,
     *,
     applied: bool = True,
-) -> Measured:
-    """One step that overwrites parameters and state, of gradients that grow and fall back.
+    before: int = _WARM,
+) -> Loop:
+    """One step that overwrites parameters and state, behind all warm-ups.
 
     Args:
         optimizer: makes the step.
         tree: the parameters.
         sharding: where they lie.
         applied: whether the updates are added to the parameters.
+        before: how many steps are made first.
     """
     gradient = jax.device_put(tree.normal(), sharding)
-    gradients = [jax.tree.map(lambda x, i=i: x * 1.2**i, gradient) for i in range(_SIZES)]
+    sized = {size: jax.tree.map(lambda x, s=size: x * s, gradient) for size in set(_SIZES)}
     params = jax.tree.map(jnp.ones_like, gradient)
 
     def step(carry: Any, gradient: Any) -> Any:
@@ -73,7 +76,8 @@ def stepped(
         return (optax.apply_updates(params, updates) if applied else updates), state
 
     compiled = jax.jit(step, donate_argnums=0, keep_unused=True)
-    return Loop(compiled, (params, optimizer.init(params)), gradients)
+    inputs = [sized[size] for size in _SIZES]
+    return Loop(compiled, (params, optimizer.init(params)), inputs, before=before)
 
 
 def _method(name: str, tree: Leaves) -> Case:
@@ -84,13 +88,18 @@ def _method(name: str, tree: Leaves) -> Case:
         goals["optax same"] = 1.05 if name == "value" else 1.15
 
     def make() -> Mapping[str, Measured]:
-        found = {OURS: stepped(behind(METHODS[name]()), tree)}
-        found["optax global"] = stepped(behind(optax.clip_by_global_norm(1.0)), tree)
-        if name in COUNTERPARTS:
-            found["optax same"] = stepped(behind(COUNTERPARTS[name]()), tree)
+        clips = _contestants(name).items()
+        found = {who: stepped(behind(clip()), tree) for who, clip in clips}
+        if clipax.metrics(found[OURS].carry[1]).get("clip_rate") == 0:
+            raise RuntimeError(f"{name} clipped none of {_WARM} gradients")
         return found
 
     return Case("step", f"{name} and Adam, {tree}", goals, make)
+
+
+def _contestants(name: str) -> dict[str, Make]:
+    found = {OURS: METHODS[name], "optax global": lambda: optax.clip_by_global_norm(1.0)}
+    return found | ({"optax same": COUNTERPARTS[name]} if name in COUNTERPARTS else {})
 
 
 def _wrapped(tree: Leaves) -> Iterator[Case]:
@@ -118,7 +127,8 @@ def _monitored(tree: Leaves) -> Case:
 
 def _recurrent(runs: int, goal: float | None, **sizes: int) -> Case:
     def make() -> Mapping[str, Measured]:
-        ours, factory = of_devices(provenance.cores()), "benchmarks.others:torch_recurrent"
+        ours = of_devices(provenance.cores(), OURS)
+        factory = "benchmarks.others:torch_recurrent"
         found = ours.make(OURS, "benchmarks.steps:recurrent", runs=runs, **sizes)
         return found | of_package("torch").make("torch", factory, **sizes)
 
@@ -219,16 +229,19 @@ def fsdp(name: str, devices: int) -> Case:
     """A step whose leaves are spread over virtual devices, in a process that has them."""
 
     def make() -> Mapping[str, Measured]:
-        worker, factory = of_devices(devices), "benchmarks.steps:spread_step"
-        return worker.make(OURS, factory, name=name) | worker.make("optax", factory, name="")
+        found: dict[str, Measured] = {}
+        for who in _contestants(name):
+            worker, factory = of_devices(devices, who), "benchmarks.steps:spread_step"
+            found |= worker.make(who, factory, who=who, name=name)
+        return found
 
     work = f"{name} and Adam, {SPREAD}, on {devices} devices"
-    goals: dict[str, float | None] = {"optax": None}
+    goals = dict.fromkeys(set(_contestants(name)) - {OURS})
     return Case("devices", work, goals, make, rounds=20)
 
 
-def spread_step(name: str) -> Measured:
-    """A step under FSDP with a method of ours, or with optax's for the empty name."""
+def spread_step(who: str, name: str) -> Measured:
+    """A step under FSDP with a method of ours, or with what stands in its place."""
     mesh = jax.make_mesh((jax.device_count(),), ("devices",))
-    clip: Callable[..., Any] = METHODS[name] if name else lambda: optax.clip_by_global_norm(1.0)
-    return stepped(behind(clip()), SPREAD, NamedSharding(mesh, PartitionSpec("devices")))
+    sharding = NamedSharding(mesh, PartitionSpec("devices"))
+    return stepped(behind(_contestants(name)[who]()), SPREAD, sharding, before=len(_SIZES))

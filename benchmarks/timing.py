@@ -20,18 +20,26 @@ class Ratio(NamedTuple):
     high: float
 
 
-def in_turns(contestants: Mapping[str, Measured], rounds: int) -> dict[str, np.ndarray]:
-    """Costs `[round]` of each contestant; the order of each round is drawn anew.
+def in_turns(
+    contestants: Mapping[str, Measured], rounds: int, *, pause: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Costs `[round]` of each contestant.
+
+    The order is drawn anew for every second round and reversed for the next, so that each comes as
+    often before another as behind it.
 
     Args:
         contestants: what is measured, by name.
         rounds: how often.
+        pause: seconds before each turn.
     """
-    draw, names = np.random.default_rng(0), list(contestants)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    draw, order = np.random.default_rng(0), list(contestants)
+    found: dict[str, list[float]] = {name: [] for name in order}
     with quiet():
-        for _ in range(rounds):
-            for name in draw.permutation(names).tolist():
+        for i in range(rounds):
+            order = order[::-1] if i % 2 else draw.permutation(order).tolist()
+            for name in order:
+                time.sleep(pause)
                 found[name].append(contestants[name]())
     return {name: np.array(values) for name, values in found.items()}
 
@@ -94,17 +102,23 @@ class Loop:
         function: from the carry and one of the inputs to the next carry.
         carry: the first carry.
         inputs: what the calls are given, one after the other and again from the first.
+        before: how many calls are made before any is measured.
+
+    Attributes:
+        carry: the last carry.
     """
 
-    def __init__(self, function: Callable[..., Any], carry: Any, inputs: Iterable[Any]):
-        self._function, self._carry = function, carry
-        self._inputs, self._calls = list(inputs), 0
-        for _ in range(max(3, len(self._inputs))):
+    def __init__(
+        self, function: Callable[..., Any], carry: Any, inputs: Iterable[Any], *, before: int = 3
+    ):
+        self.carry = carry
+        self._function, self._inputs, self._calls = function, list(inputs), 0
+        for _ in range(before):
             self()
 
     def __call__(self) -> float:
         given = self._inputs[self._calls % len(self._inputs)]
         self._calls += 1
         begin = time.perf_counter()
-        self._carry = jax.block_until_ready(self._function(self._carry, given))
+        self.carry = jax.block_until_ready(self._function(self.carry, given))
         return time.perf_counter() - begin

@@ -6,12 +6,13 @@ import time
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from peers import package
 from rich.console import Console
 
 from benchmarks import __main__ as command
-from benchmarks import costs, others, report
+from benchmarks import clips, costs, others, programs, report, workers
 from benchmarks.cases import OURS, Case, Row, measure
 from benchmarks.timing import Call, Loop, Ratio, in_turns, ratio
 from benchmarks.trees import Leaves
@@ -32,7 +33,7 @@ def rows(**changes):
 # Timing
 
 
-def test_order_of_each_round_is_drawn_anew_and_all_take_part():
+def test_order_is_drawn_anew_and_reversed_and_all_take_part():
     order = []
 
     def contestant(name):
@@ -41,6 +42,7 @@ def test_order_of_each_round_is_drawn_anew_and_all_take_part():
     found = in_turns({name: contestant(name) for name in "abc"}, rounds=20)
     rounds = ["".join(order[i : i + 3]) for i in range(0, 60, 3)]
     assert {"".join(sorted(each)) for each in rounds} == {"abc"} and len(set(rounds)) == 6
+    assert rounds[1::2] == [each[::-1] for each in rounds[::2]]
     assert all(len(costs) == 20 for costs in found.values())
     assert found["a"][0] == rounds[0].index("a") + 1
 
@@ -65,7 +67,7 @@ def test_loop_hands_its_carry_on_and_goes_round_its_inputs():
     seen = []
     timed = Loop(lambda carry, x: seen.append((carry, x)) or carry + x, 0, [1, 2])
     timed()
-    assert seen == [(0, 1), (1, 2), (3, 1), (4, 2)]
+    assert seen == [(0, 1), (1, 2), (3, 1), (4, 2)] and timed.carry == 6
 
 
 # Rows
@@ -121,8 +123,51 @@ def test_worker_times_what_it_made_and_raises_its_mistakes():
     with pytest.raises(TypeError, match="runs"):
         worker.make("ours", "benchmarks.steps:recurrent")
     worker.forget()
-    with pytest.raises(KeyError, match="ours"):
+    with pytest.raises(KeyError, match="ours") as raised:
         timed()
+    assert "in _answered" in raised.value.__notes__[0]  # where, in the other process
+    worker.close()
+    with pytest.raises(RuntimeError, match="the process of own ended with -15 at ours"):
+        timed()
+
+
+def test_processes_of_devices_end_with_their_case():
+    sizes = {"runs": 2, "width": 4, "batch": 2, "length": 3, "inputs": 5}
+    found = workers.of_devices(2, "ours").make("ours", "benchmarks.steps:recurrent", **sizes)
+    assert workers.pause() > 0
+    workers.forget()
+    assert workers.pause() == 0
+    with pytest.raises(RuntimeError, match="2 devices"):
+        found["ours"]()
+
+
+# Programs
+
+
+def test_costs_are_those_of_a_program_that_is_split_over_threads():
+    tree = Leaves(4, 2**19).described()
+    usual, _ = programs.costs(clips.compiled(optax.scale(2.0)).lower(tree, ()).compile())
+    assert usual["flops"] == 4 * 2**19 and 0.99 < usual["bytes"] / (8 * 4 * 2**19) < 1.01
+
+
+def test_branches_of_a_truth_value_are_those_of_an_index():
+    attributes = ", true_computation=%yes, false_computation=%no"
+    each = programs.Instruction("c", "f32[]", "conditional", [], attributes)
+    assert each.called("false_computation") + each.called("true_computation") == ["no", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [("f32[2,3]{1,0}", 24), ("f8e4m3fn[5]{0}", 5), ("(bf16[4], pred[3])", 11), ("f32[]", 4)],
+)
+def test_bytes_of_a_shape(shape, size):
+    assert programs.size(shape) == size
+
+
+def test_operation_that_is_not_known_is_not_passed_over():
+    each = programs.Instruction("x", "f32[9]", "fast-fourier", [], "")
+    with pytest.raises(ValueError, match="`fast-fourier` is not known"):
+        programs.flops(each, {})
 
 
 OTHERS = {
@@ -163,6 +208,7 @@ def test_works_are_chosen_by_suite_and_by_words():
     options = command.Options(only=("vmap", "import clipax"))
     assert [each.suite for each in command.chosen(options)] == ["vmap", "import"]
     assert list(command.chosen(command.Options(only=("no such work",)))) == []
+    assert {each.suite for each in command.chosen(command.Options(only=("clip",)))} == {"clip"}
 
 
 def test_page_marks_what_is_missed_and_numbers_are_those_of_the_file(tmp_path):
@@ -171,8 +217,10 @@ def test_page_marks_what_is_missed_and_numbers_are_those_of_the_file(tmp_path):
     fast = Row(aimed._replace(work="fast work"), "optax", Ratio(0.4, 0.5, 0.6), 1e-3, 2e-3)
     point = aimed._replace(curve="window of it", goals={"optax": None})
     curve = [fast._replace(case=point._replace(size=10.0**i)) for i in range(3)]
-    report.write([slow, fast, *curve], report.facts("a command"), tmp_path)
+    about = report.facts("a command") | {"complete": False}
+    report.write([slow, fast, *curve], about, tmp_path)
     text = (tmp_path / report.PAGE).read_text()
+    assert "The run was broken off" in text
     assert "1 of 2 goals are reached; the others are marked" in text and "a command" in text
     assert "| slow work | optax | **1.500** | 1.000 to 2.000 | 1.1 missed | 3 ms | 2 ms |" in text
     assert "| fast work | optax | 0.500 | 0.400 to 0.600 | 1.1 | 1 ms | 2 ms |" in text
@@ -192,6 +240,9 @@ def test_rows_are_written_though_a_later_work_fails(tmp_path):
         command.measured(works, options, Console(file=io.StringIO()))
     record = json.loads((tmp_path / report.NUMBERS).read_text())
     assert [row["against"] for row in record["rows"]] == ["peer", "other"]
+    assert record["complete"] is False
+    command.measured(works[:1], options, Console(file=io.StringIO()))
+    assert json.loads((tmp_path / report.NUMBERS).read_text())["complete"] is True
 
 
 def test_table_names_the_work_and_its_ratio():
@@ -204,6 +255,7 @@ def test_table_names_the_work_and_its_ratio():
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [(1.5, "s", "1.5 s"), (2.5e-3, "s", "2.5 ms"), (3e-6, "s", "3 µs"), (4e-9, "s", "4 ns"),
+     (9.996e-4, "s", "1 ms"),
      (1368, "bytes", "1,368 bytes"), (3.2e-6, "of tau", "3.2e-06 of tau")],
 )  # fmt: skip
 def test_amounts_have_units(value, unit, text):

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import clipax
+from benchmarks import programs
 
 CLIPPERS = {
     "global_norm": clipax.global_norm(1.0),
@@ -20,6 +21,10 @@ CLIPPERS = {
 new_compiler = pytest.mark.skipif(
     jax.__version_info__ < (0, 12),
     reason="compilers of older jax spread the scalars of the fallback over arrays in memory",
+)
+fusing_compiler = pytest.mark.skipif(
+    jax.__version_info__ < (0, 10),
+    reason="compilers of older jax keep squares and products in arrays, for optax too",
 )
 each = pytest.mark.parametrize("clipper", CLIPPERS.values(), ids=CLIPPERS)
 
@@ -58,6 +63,21 @@ def test_donated_gradient_is_clipped_in_place(clipper, dtype):
     assert memory.temp_size_in_bytes < tree[0].nbytes / 4
 
 
+@fusing_compiler
+@each
+def test_clipped_gradient_in_front_of_adam_is_kept_nowhere(clipper):
+    """Adam uses it three times. What optax clips is an array, made anew at every step."""
+    tree = leaves(jnp.float32)
+    optimizer = optax.chain(clipper, optax.adam(1e-3))
+
+    def step(params, state, gradient):
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    stepped = jax.jit(step, donate_argnums=(0, 1)).lower(tree, optimizer.init(tree), tree)
+    assert stepped.compile().memory_analysis().temp_size_in_bytes < tree[0].nbytes / 4
+
+
 @each
 def test_a_16_bit_gradient_is_converted_once_for_the_norm_and_once_for_the_product(clipper):
     """And back. CPUs choose between 16-bit numbers in float32, on the way and in every entry."""
@@ -67,13 +87,22 @@ def test_a_16_bit_gradient_is_converted_once_for_the_norm_and_once_for_the_produ
 
 
 @each
+def test_usual_path_moves_no_more_than_that_of_optax(clipper):
+    """Its metrics are no other look at the gradient."""
+    tree = leaves(jnp.float32, size=2**20)
+    assert moved(clipper, tree) < 1.01 * moved(optax.clip_by_global_norm(1.0), tree)
+
+
+@fusing_compiler
+@each
 def test_usual_path_reads_the_gradient_twice_and_writes_it_once(clipper):
-    """Against optax, whose branches on the threshold are counted as ours are."""
-    tree = leaves(jnp.float32, count=1, size=2**20)
-    ours = compiled(clipper, tree).as_text()
-    outside = "\n".join(_outside_of_conditionals(ours))
-    reductions = re.findall(r"= f32\[\][^=]* reduce\(", outside)
-    assert len(reductions) <= 2, outside  # the sum of squares, split over threads at most
+    tree = leaves(jnp.float32, count=1, size=2**22)
+    assert 0.99 < moved(clipper, tree) / (3 * tree[0].nbytes) < 1.01
+
+
+def moved(clipper, tree):
+    """The bytes that an update reads and writes on its usual path."""
+    return programs.costs(compiled(clipper, tree))[0]["bytes"]
 
 
 def _outside_of_conditionals(text):
@@ -138,15 +167,6 @@ def test_unnamed_and_named_clippers_cost_the_same():
     plain, named = (compiled(clipax.global_norm(1.0, name=n), tree) for n in (None, "clip"))
     assert cost(plain, "flops") == cost(named, "flops")
     assert cost(plain, "bytes accessed") == cost(named, "bytes accessed")
-
-
-def test_metrics_that_nobody_reads_cost_no_pass():
-    tree = leaves(jnp.float32)
-    moved = 4 * sum(x.nbytes for x in tree)
-    extra = cost(compiled(clipax.global_norm(1.0), tree), "bytes accessed") - cost(
-        compiled(optax.clip_by_global_norm(1.0), tree), "bytes accessed"
-    )
-    assert extra < 2 * moved  # the branch of the fallback, which is counted and not taken
 
 
 @pytest.mark.skipif(
