@@ -12,9 +12,7 @@ RESULTS = json.loads((ROOT / "docs/benchmarks/results.json").read_text())
 def test_every_work_was_measured_beside_every_peer():
     measured = {(row["suite"], row["work"], row["against"]) for row in RESULTS["rows"]}
     wanted = {
-        (case.suite, case.work, peer)
-        for case in command.cases(quick=False)
-        for peer in case.goals
+        (case.suite, case.work, peer) for case in command.cases(quick=False) for peer in case.goals
     }
     assert RESULTS["complete"] and wanted <= measured
 
