@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jax import Array, lax
 
 from clipax import _validate, rules
 from clipax._scale import scale
 from clipax._state import ClipState, initial_metrics
+from clipax._together import Batch, batches
 from clipax._trees import incremented, is_measured, where_groups
 from clipax.measures import Measure, Norms
 from clipax.rules import Rule
@@ -119,7 +120,7 @@ def initial_policy_state(measure: Measure, policy: ThresholdPolicy, params: opta
                     "every array in the state of a policy must end with the axes of the norms, "
                     f"{norm.shape}, as `jnp.zeros_like(norm)` does, got {jnp.shape(leaf)}"
                 )
-    return _joined(policy, states, treedef)
+    return _as_tree(policy, states, treedef)
 
 
 class Given(NamedTuple):
@@ -151,35 +152,54 @@ def follow(policy: ThresholdPolicy, norms: Norms, state: Any, given: Given) -> t
     """
     parameter_norms = functools.cache(lambda: jax.tree.leaves(_parameter_norms(given)))
     arrays, treedef = jax.tree.flatten(norms.values)
-    thresholds, states = [], []
-    for i, (norm, old) in enumerate(zip(arrays, _apart(policy, state, norms), strict=True)):
+    olds = _of_each(policy, state, norms)
+    for norm, old in zip(arrays, olds, strict=True):
         _check_groups(norm, old)
-        own = {"step": given.step, "param_norm": lambda i=i: parameter_norms()[i]}
+    thresholds: list[Any] = [None] * len(arrays)
+    states: list[Any] = [None] * len(arrays)
+    for batch in batches([norm.shape for norm in arrays], arrays, olds):
+        norm, old = batch.joined(arrays), batch.joined(olds)
+        own = {
+            "step": given.step,
+            "param_norm": lambda batch=batch: batch.joined(parameter_norms()),
+        }
         threshold, new = policy.update(norm, old, **{**given.extra_args, **own})
-        thresholds.append(jnp.maximum(jnp.asarray(threshold).astype(norm.dtype), 0))
-        states.append(where_groups(jnp.isfinite(norm), new, old))
-    return treedef.unflatten(thresholds), _joined(policy, states, treedef)
+        threshold = jnp.maximum(jnp.asarray(threshold).astype(norm.dtype), 0)
+        new = where_groups(jnp.isfinite(norm), new, old)
+        if len(batch.members) > 1:  # or all of the policy is computed anew for each of their arrays
+            new = lax.optimization_barrier(new)
+        parts = _of_members(batch, threshold, norm), batch.apart(new)
+        for i, threshold, new in zip(batch.members, *parts, strict=True):
+            thresholds[i], states[i] = threshold, new
+    return treedef.unflatten(thresholds), _as_tree(policy, states, treedef)
 
 
-# For groups inside leaves a policy serves each leaf by itself, and its state is stored with a tree
-# like the gradient in place of each array, so that optax knows it for something shaped like the
+def _of_members(batch: Batch, threshold: Array, norm: Array) -> list[Array]:
+    """The threshold of each leaf: its own entries, or the one number that holds for all."""
+    if threshold.ndim == 0:
+        return [threshold for _ in batch.members]
+    return batch.apart(jnp.broadcast_to(threshold, norm.shape))
+
+
+# For groups inside leaves a policy has a state for each leaf, and it is stored with a tree like the
+# gradient in place of each array, so that optax knows it for something shaped like the
 # parameters. For groups of whole leaves that tree is a single array, and nothing changes.
 
 
-def _joined(policy: ThresholdPolicy, states: list[Any], treedef: Any) -> Any:
+def _as_tree(policy: ThresholdPolicy, states: list[Any], treedef: Any) -> Any:
     if not states:
         states = [jax.eval_shape(policy.init, jax.ShapeDtypeStruct((), jnp.float32))]
         return jax.tree.map(lambda _: treedef.unflatten(()), states[0])
     return jax.tree.map(lambda *leaves: treedef.unflatten(leaves), *states)
 
 
-def _apart(policy: ThresholdPolicy, joined: Any, norms: Norms) -> list[Any]:
+def _of_each(policy: ThresholdPolicy, stored: Any, norms: Norms) -> list[Any]:
     arrays, treedef = jax.tree.flatten(norms.values)
     if norms.groups is not None:
-        return [joined]
+        return [stored]
     single = jax.eval_shape(policy.init, jax.ShapeDtypeStruct((), jnp.float32))
     single = jax.tree.structure(single)
-    trees = single.flatten_up_to(joined)
+    trees = single.flatten_up_to(stored)
     for tree in trees:
         _validate.same_tree(treedef, jax.tree.structure(tree))
     columns = [treedef.flatten_up_to(tree) for tree in trees]

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from clipax._trees import promoted
+
 
 class Layout(NamedTuple):
     """How a list of arrays falls into groups: all that is static about one measurement.
@@ -16,9 +18,9 @@ class Layout(NamedTuple):
     Attributes:
         groups: the group of each array, or those of its rows along the first axis behind the batch;
             `None` where every array holds groups of its own.
-        slices: for each of these groups the length of the axis along which its arrays are stacks
-            of as many groups; `None` for one that is made of whole arrays.
-        axes: for groups inside arrays, the axes of each array that one group spans.
+        slices: for each of these groups how many it is, if its arrays are stacks of as many;
+            `None` for one that is made of whole arrays.
+        axes: the axes of each array that one group spans, those of the batch not counted.
         names: for each array the mapped axes over which its pieces lie.
         batch: the number of leading axes that are a batch, with norms for each of its entries.
     """
@@ -29,9 +31,21 @@ class Layout(NamedTuple):
     names: tuple[tuple[Hashable, ...], ...]
     batch: int = 0
 
-    def leading(self, group: int | tuple[int, ...]) -> int:
-        """The axes before those that one group spans, of an array of whole groups or of rows."""
-        return self.batch + (isinstance(group, tuple) or self.slices[group] is not None)
+    def spanned(self, i: int) -> tuple[int, ...]:
+        """The axes of array i that one group spans, the batch in front of them."""
+        return tuple(self.batch + axis for axis in self.axes[i])
+
+
+def of_whole_arrays(
+    arrays: Sequence[Array],
+    groups: tuple[int, ...],
+    slices: tuple[int | None, ...],
+    names: tuple[tuple[Hashable, ...], ...],
+) -> Layout:
+    """The layout of groups that are made of whole arrays, or of their slices along axis 0."""
+    first = (int(slices[group] is not None) for group in groups)
+    axes = tuple(tuple(range(n, x.ndim)) for n, x in zip(first, arrays, strict=True))
+    return Layout(groups, slices, axes, names)
 
 
 def on_one_device(arrays: Sequence[Array]) -> bool:
@@ -59,16 +73,34 @@ def in_rows(layout: Layout, arrays: tuple[Array, ...]) -> tuple[Layout, tuple[Ar
     rows = (jnp.stack([arrays[i] for i in members]) for members in many)
     kept = layout._replace(
         groups=tuple(groups),
-        axes=tuple(layout.axes[i] for i in first),
+        axes=(
+            *(layout.axes[i] for i in alone),
+            *(tuple(range(1, 1 + arrays[members[0]].ndim)) for members in many),
+        ),
         names=tuple(layout.names[i] for i in first),
     )
     return kept, (*(arrays[i] for i in alone), *rows)
+
+
+def in_one_vector(layout: Layout, arrays: tuple[Array, ...]) -> Layout:
+    """Groups inside arrays as stacks of groups, with one vector of norms, if on one device."""
+    dtypes = {promoted(x.dtype, jnp.float32) for x in arrays}
+    if layout.groups is not None or any(layout.names):
+        return layout
+    if len(arrays) == 1 or len(dtypes) > 1 or not on_one_device(arrays):
+        return layout
+    sizes = (
+        math.prod(n for axis, n in enumerate(x.shape) if axis not in axes)
+        for x, axes in zip(arrays, layout.axes, strict=True)
+    )
+    return layout._replace(groups=tuple(range(len(arrays))), slices=tuple(sizes))
 
 
 def counts(layout: Layout, shapes: Sequence[tuple[int, ...]], copies: Sequence[int]) -> np.ndarray:
     """The number of entries of each group that is made of whole arrays or of rows."""
     assert layout.groups is not None
     of_group = np.zeros(len(layout.slices), int)
-    for shape, group, several in zip(shapes, layout.groups, copies, strict=True):
-        np.add.at(of_group, np.array(group), math.prod(shape[layout.leading(group) :]) * several)
+    for i, (shape, group) in enumerate(zip(shapes, layout.groups, strict=True)):
+        entries = math.prod(shape[axis] for axis in layout.spanned(i))
+        np.add.at(of_group, np.array(group), entries * copies[i])
     return np.repeat(of_group, [1 if n is None else n for n in layout.slices])

@@ -21,8 +21,9 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from clipax._bits import exponent_of, lowered, mantissa, powers_of_two, raised
-from clipax._layout import Layout, counts, in_rows, on_one_device
+from clipax._layout import Layout, counts, in_one_vector, in_rows, on_one_device
 from clipax._places import entries_at, places_of, resharded, vector_of, vector_of_rows
+from clipax._together import Batch
 from clipax._trees import promoted
 
 
@@ -97,7 +98,12 @@ def _identical(some: tuple[Array, ...], others: tuple[Array, ...]) -> bool:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _jitted_norms(norm: Norm, layout: Layout, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     """The `jit` is for eager callers: without it `lax.cond` would compile at every call."""
-    return _norms(norm, *in_rows(layout, arrays))
+    together = in_one_vector(layout, arrays)
+    if together is layout:
+        return _norms(norm, *in_rows(layout, arrays))
+    (vector,) = _norms(norm, together, arrays)
+    shapes = tuple(_kept_axes(x, axes) for x, axes in zip(arrays, layout.axes, strict=True))
+    return tuple(Batch(tuple(range(len(shapes))), shapes).apart(vector))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -267,12 +273,14 @@ def _reduced(layout: Layout, entries: Sequence[Array], by: _Reduction) -> tuple[
     """Reduces the entries of each group, with one collective for each set of mapped axes."""
     if layout.groups is None:
         return tuple(
-            _across(by.reduce(x, _axes(layout, i), keepdims=True, initial=by.least), names, by)
+            _across(by.reduce(x, layout.spanned(i), keepdims=True, initial=by.least), names, by)
             for i, (x, names) in enumerate(zip(entries, layout.names, strict=True))
         )
     parts = []
-    for x, group in zip(entries, layout.groups, strict=True):
-        part = by.reduce(x, tuple(range(layout.leading(group), x.ndim)), initial=by.least)
+    for i, (x, group) in enumerate(zip(entries, layout.groups, strict=True)):
+        part = by.reduce(x, layout.spanned(i), initial=by.least)
+        if isinstance(group, int) and layout.slices[group] is not None:
+            part = _in_a_row(part, layout.batch)
         batch = jax.typeof(part).sharding.spec[: layout.batch]
         parts.append(resharded(part, batch) if part.ndim > layout.batch else part)
     vectors = []
@@ -302,15 +310,21 @@ def _across(x: Array, names: tuple[Hashable, ...], by: _Reduction) -> Array:
     return by.collective(x, names) if names else x
 
 
-def _axes(layout: Layout, i: int) -> tuple[int, ...]:
-    return tuple(layout.batch + axis for axis in layout.axes[i])
+def _in_a_row(x: Array, batch: int) -> Array:
+    """With one axis behind those of the batch."""
+    return x if x.ndim == batch + 1 else jnp.reshape(x, (*x.shape[:batch], -1))
+
+
+def _kept_axes(x: Array, spanned: Sequence[int]) -> tuple[int, ...]:
+    """The shape of an array of norms: the axes that one group spans have length one."""
+    return tuple(1 if axis in spanned else n for axis, n in enumerate(x.shape))
 
 
 def _counts(layout: Layout, arrays: Sequence[Array]) -> tuple[np.ndarray | int, ...]:
     """The number of entries of each group, pieces on other devices included; known when traced."""
     copies = [lax.psum(1, names) if names else 1 for names in layout.names]
     if layout.groups is None:
-        spans = [[x.shape[a] for a in _axes(layout, i)] for i, x in enumerate(arrays)]
+        spans = [[x.shape[a] for a in layout.spanned(i)] for i, x in enumerate(arrays)]
         return tuple(max(1, math.prod(s) * c) for s, c in zip(spans, copies, strict=True))
     return (np.maximum(1, counts(layout, [x.shape for x in arrays], copies)),)
 
@@ -323,12 +337,23 @@ def _times(layout, arrays: Sequence[Array], factors: Sequence[tuple[Array, ...]]
     else:
         own = entries_at(places_of(layout.groups, layout.slices), factors[0])
 
-    def product(x: Array, several: tuple[Array, ...]) -> Array:
+    def product(i: int, x: Array, several: tuple[Array, ...]) -> Array:
         for factor in several:
-            x = x * jnp.expand_dims(factor, tuple(range(factor.ndim, x.ndim)))
+            x = x * _beside(x, factor, layout.spanned(i), layout.batch)
         return x
 
-    return [product(x, several) for x, several in zip(wide, own, strict=True)]
+    return [product(i, *both) for i, both in enumerate(zip(wide, own, strict=True))]
+
+
+def _beside(x: Array, factor: Array, spanned: tuple[int, ...], batch: int) -> Array:
+    """One factor for all of x, one for each of its groups in a row, or these as they lie in x."""
+    if factor.ndim == x.ndim:
+        return factor
+    if factor.ndim == batch:
+        return jnp.expand_dims(factor, tuple(range(batch, x.ndim)))
+    if factor.ndim + len(spanned) == x.ndim:
+        return jnp.expand_dims(factor, spanned)
+    return jnp.reshape(factor, _kept_axes(x, spanned))
 
 
 def _wide(layout: Layout, arrays: Sequence[Array]) -> list[Array]:

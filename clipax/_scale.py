@@ -11,6 +11,7 @@ from jax import Array, lax
 from clipax._bits import select
 from clipax._places import entries_at
 from clipax._state import observe
+from clipax._together import Batch, batches, of_each
 from clipax._trees import is_measured, leaves_where, promoted
 from clipax.measures import Norms
 from clipax.rules import Rule
@@ -37,7 +38,7 @@ def scale(
         nonfinite: see `clip_by`.
         updates: the gradient, without its non-finite entries if it is to be sanitized.
         norms: of the gradient as it came, and of `updates`.
-        thresholds: shaped like the norms, or scalars in their place.
+        thresholds: shaped like the norms, or in place of each the same scalar.
         metrics: those of the last step.
     """
     taken, put = leaves_where(is_measured, updates)
@@ -63,6 +64,10 @@ def scale(
 @functools.partial(jax.jit, static_argnums=0)
 def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple[list[Array], Any]:
     """`scale` for arrays only. The `jit` makes one dispatch of it for eager callers."""
+    parts = batches([norm.shape for norm in norms], norms)
+    norms, clean = ([part.joined(x) for part in parts] for x in (norms, clean))
+    first = next(iter(thresholds), None)
+    thresholds = [_joined_thresholds(part, thresholds) for part in parts]
     factors, powers = [], []
     for norm, cleaned, threshold in zip(norms, clean, thresholds, strict=True):
         factor, power = _factor(static.rule, cleaned, threshold)
@@ -72,18 +77,26 @@ def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple
             factor = jnp.where(jnp.isfinite(norm), factor, lost)
         factors.append(factor)
         powers.append(power)
-    metrics = observe(
-        metrics, norms, thresholds, [f * p for f, p in zip(factors, powers, strict=True)]
-    )
+    products = [f * p for f, p in zip(factors, powers, strict=True)]
+    metrics = observe(metrics, norms, thresholds, products, first)
     multiply = functools.partial(_multiplied, zero_is_final=static.nonfinite == "zero")
-    if static.groups is None:
-        own = map(_kept, leaves, zip(factors, powers, strict=True))
-    else:
+    if static.groups is not None:
         own = entries_at(static.groups, (factors[0], powers[0]))
+    else:
+        own = of_each(zip(parts, zip(factors, powers, strict=True), strict=True))
+        own = map(_kept, leaves, own)
     return [multiply(x, *several) for x, several in zip(leaves, own, strict=True)], metrics
 
 
-def _kept(leaf: Any, several: tuple[Array, Array]) -> tuple[Array, Array]:
+def _joined_thresholds(part: Batch, thresholds: list[Array]) -> Array:
+    own = [thresholds[i] for i in part.members]
+    if all(t.ndim < len(shape) for t, shape in zip(own, part.shapes, strict=True)):
+        return own[0]  # one number for all
+    full = zip(part.members, own, part.shapes, strict=True)
+    return part.joined({i: jnp.broadcast_to(t, shape) for i, t, shape in full})
+
+
+def _kept(leaf: Any, several: tuple[Array, ...]) -> tuple[Array, ...]:
     """The factors of a leaf. Those that many entries share are not computed anew for each entry."""
     shared = any(x.size < leaf.size for x in several)
     return lax.optimization_barrier(several) if shared else several

@@ -31,7 +31,7 @@ from jax import Array
 
 from clipax import _validate
 from clipax._groups import Groups, as_tuple, grouped, slices_of, unit_axes
-from clipax._layout import Layout
+from clipax._layout import Layout, of_whole_arrays
 from clipax._norms import Norm, group_norms
 from clipax._trees import (
     is_measured,
@@ -353,7 +353,7 @@ def _over_leaves(assign, norm: Norm, axis_name, replicated, *, names=None, stack
             return init(updates)
         group_of = tuple(i for i in found.of_leaves if i is not None)
         spread = mapped_names(updates, across, replicated)
-        layout = Layout(group_of, found.slices, ((),) * len(leaves), spread)
+        layout = of_whole_arrays(leaves, group_of, found.slices, spread)
         return Norms(group_norms(norm, layout, leaves)[0], found.members)
 
     return Measure(init, norms, names=lambda params: groups(params).names())

@@ -75,7 +75,7 @@ def rows_of(given):
     """How many leaves lie in how many arrays."""
     leaves = tuple(jax.tree.leaves(given))
     count = len(leaves)
-    layout = _layout.Layout((0,) * count, (None,), ((),) * count, ((),) * count)
+    layout = _layout.of_whole_arrays(leaves, (0,) * count, (None,), ((),) * count)
     return count, len(_layout.in_rows(layout, leaves)[1])
 
 

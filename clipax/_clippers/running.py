@@ -9,7 +9,7 @@ from jax import Array
 from clipax import _validate, measures, rules, thresholds
 from clipax._clippers.parts import measure_of, norm_of
 from clipax._core import clip_by
-from clipax._layout import Layout
+from clipax._layout import of_whole_arrays
 from clipax._norms import group_norms
 from clipax.measures import Measure
 from clipax.thresholds import ThresholdPolicy
@@ -264,9 +264,8 @@ def _together(policy: ThresholdPolicy, max_norm, warmup, ord: float) -> Threshol
 
     def update_fn(norm, state, **extra_args):
         finite = jnp.isfinite(norm)
-        (total,) = group_norms(
-            measures.lp(ord), Layout((0,), (None,), ((),), ((),)), (jnp.where(finite, norm, 0),)
-        )
+        own = (jnp.where(finite, norm, 0),)
+        (total,) = group_norms(measures.lp(ord), of_whole_arrays(own, (0,), (None,), ((),)), own)
         share = norm * rules.rescale(total, jnp.asarray(max_norm, norm.dtype))
         tracked = state.policy if isinstance(state, thresholds.RestartedState) else state
         starting = tracked.seen < warmup

@@ -21,7 +21,8 @@ class ThresholdPolicy(NamedTuple):
             `step` counts every update from 0. `param_norm()` gives the norms of the parameters in
             the same groups. `extra_args` are those of the optimizer's `update`. A norm may be NaN
             or infinite. The state that is returned for it is dropped; the threshold should be that
-            of the state as it was, since `nonfinite="sanitize"` clips by it.
+            of the state as it was, since `nonfinite="sanitize"` clips by it. Each group is to be
+            treated by itself: the norms of several leaves may come as one vector.
     """
 
     init: Callable[[Array], Any]
@@ -152,14 +153,18 @@ def by_group(thresholds: Sequence[Threshold]) -> ThresholdPolicy:
         raise TypeError(f"`thresholds` must be a list, got {_validate.shown(thresholds)}")
     policies = [as_policy(f"thresholds[{i}]", t) for i, t in enumerate(thresholds)]
 
-    def init_fn(norm):
+    def check(norm):
         if norm.shape not in ((0,), (len(policies),)):  # (0,): tree_map_params asks with no leaf
             raise ValueError(
                 f"`thresholds` must have one entry a group, got {len(policies)} for {norm.shape}"
             )
+
+    def init_fn(norm):
+        check(norm)
         return tuple(policy.init(norm) for policy in policies)
 
     def update_fn(norm, state, **extra_args):
+        check(norm)
         if not policies:
             return jnp.zeros_like(norm), ()
         pairs = [p.update(norm, s, **extra_args) for p, s in zip(policies, state, strict=True)]

@@ -1,0 +1,107 @@
+"""Groups inside leaves: the norms of many leaves are worked on as one vector."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import clipax
+from clipax import _layout, _together, measures, thresholds
+
+MEASURES = {
+    "units": measures.per_unit(),
+    "units_of_stacks": measures.per_unit(stacked=lambda path: "images" in path),
+    "units_rms": measures.per_unit(measures.rms),
+    "units_l1": measures.per_unit(measures.l1),
+    "units_largest": measures.per_unit(measures.linf),
+    "units_l3": measures.per_unit(measures.lp(3)),
+    "elements": measures.per_element(),
+}
+POLICIES = {
+    "number": 0.7,
+    "schedule": lambda step: 0.5 + 0.1 * step,
+    "window": thresholds.window_percentile(90.0, window=4),
+    "z_score": thresholds.z_score(warmup=2),
+    "restarted": thresholds.restarted(thresholds.exponential_mean(1.1, warmup=1), 2, ratio=4.0),
+    "parameters": thresholds.relative(0.1),
+}
+
+
+def tree(seed, last=np.inf):
+    """Leaves of all ranks and kinds, with units of zeros, out of range and not finite."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return rng.normal(size=shape)
+
+    return {
+        "matrix": jnp.asarray(draw(3, 4), jnp.float32),
+        "half": jnp.asarray(draw(3, 4), jnp.bfloat16),
+        "complex": jnp.asarray(draw(3, 2) + 1j * draw(3, 2), jnp.complex64),
+        "images": jnp.asarray(draw(2, 3, 2, 5), jnp.float32),
+        "bias": jnp.asarray(draw(7), jnp.float32),
+        "scalar": jnp.asarray(draw(), jnp.float32),
+        "other": jnp.asarray(draw(), jnp.float32),
+        "nothing": jnp.zeros((3, 0)),
+        "counter": jnp.arange(3),
+        "extreme": jnp.array([[0.0, 1e30, 1e-30, 1.0], [0.0, -3e37, 1e-32, last]]),
+    }
+
+
+GRADIENTS = [tree(seed, last) for seed, last in enumerate([1, np.inf, np.nan, 2, 3])]
+
+
+def steps(clipper):
+    """What is left of each gradient, and the state behind the last."""
+    params = tree(9, 1)
+    state, clipped = clipper.init(params), []
+    update = jax.jit(lambda g, s: clipper.update(g, s, params))
+    for gradient in GRADIENTS:
+        updates, state = update(gradient, state)
+        clipped.append(updates)
+    return clipped, state
+
+
+@pytest.mark.parametrize(
+    "measure, policy, nonfinite",
+    [(measure, "number", "propagate") for measure in MEASURES]
+    + [("units", policy, "propagate") for policy in POLICIES if policy != "number"]
+    + [("units", "z_score", "zero"), ("units", "z_score", "sanitize")]
+    + [("elements", "window", "sanitize")],
+)
+def test_leaves_together_are_clipped_as_one_by_one(measure, policy, nonfinite, monkeypatch):
+    clipper = clipax.clip_by(MEASURES[measure], POLICIES[policy], nonfinite=nonfinite)
+    together = steps(clipper)
+    monkeypatch.setattr(_layout, "on_one_device", lambda arrays: False)
+    monkeypatch.setattr(_together, "on_one_device", lambda arrays: False)
+    jax.clear_caches()
+    chex.assert_trees_all_equal(together, steps(clipper))
+    jax.clear_caches()
+
+
+def operations(clipper, count):
+    """Those of the program, before it is compiled, of leaves that all have other shapes."""
+    leaves = [jax.ShapeDtypeStruct((32 + i, 16 + i), jnp.float32) for i in range(count)]
+    state = jax.eval_shape(clipper.init, leaves)
+    return jax.jit(clipper.update).lower(leaves, state, leaves).as_text().count(" = ")
+
+
+@pytest.mark.parametrize(
+    "clipper, most",
+    [
+        (clipax.clip_by(measures.per_unit(), 1.0), 70),
+        (clipax.agc(), 80),
+        (clipax.zclip(measure=measures.per_unit()), 120),
+    ],
+    ids=["number", "agc", "zclip"],
+)
+def test_each_leaf_adds_few_operations(clipper, most):
+    assert operations(clipper, 12) - operations(clipper, 6) <= 6 * most
+
+
+def test_one_threshold_a_group_is_for_groups_of_whole_leaves():
+    clipper = clipax.clip_by(measures.per_element(), thresholds.by_group([1.0, 2.0]))
+    leaves = [jnp.ones(2), jnp.ones(2)]
+    with pytest.raises(ValueError, match=r"`thresholds` must have one entry a group, got 2"):
+        clipper.update(leaves, clipper.init(leaves))
