@@ -15,7 +15,7 @@ from jax import Array, lax
 from clipax import _validate, rules
 from clipax._scale import scale
 from clipax._state import ClipState, initial_metrics
-from clipax._together import Batch, batches
+from clipax._together import Bundle, bundles, in_order
 from clipax._trees import incremented, is_measured, where_groups
 from clipax.measures import Measure, Norms
 from clipax.rules import Rule
@@ -150,35 +150,31 @@ def follow(policy: ThresholdPolicy, norms: Norms, state: Any, given: Given) -> t
         state: the state of the policy.
         given: what else it is given.
     """
-    parameter_norms = functools.cache(lambda: jax.tree.leaves(_parameter_norms(given)))
     arrays, treedef = jax.tree.flatten(norms.values)
     olds = _of_each(policy, state, norms)
     for norm, old in zip(arrays, olds, strict=True):
         _check_groups(norm, old)
-    thresholds: list[Any] = [None] * len(arrays)
-    states: list[Any] = [None] * len(arrays)
-    for batch in batches([norm.shape for norm in arrays], arrays, olds):
-        norm, old = batch.joined(arrays), batch.joined(olds)
-        own = {
-            "step": given.step,
-            "param_norm": lambda batch=batch: batch.joined(parameter_norms()),
-        }
+    parameter_norms = functools.cache(lambda: _parameter_norms(given, arrays))
+    parts = bundles(arrays, olds, dense=not given.measure.observed)
+    thresholds, states = [], []
+    for part in parts:
+        norm, old = (part.joined([x[i] for i in part.members]) for x in (arrays, olds))
+
+        def param_norm(part: Bundle = part) -> Array:
+            return part.joined([parameter_norms()[i] for i in part.members])
+
+        own = {"step": given.step, "param_norm": param_norm}
         threshold, new = policy.update(norm, old, **{**given.extra_args, **own})
         threshold = jnp.maximum(jnp.asarray(threshold).astype(norm.dtype), 0)
         new = where_groups(jnp.isfinite(norm), new, old)
-        if len(batch.members) > 1:  # or all of the policy is computed anew for each of their arrays
+        if len(part.members) > 1:  # or all of the policy is computed anew for each of their arrays
             new = lax.optimization_barrier(new)
-        parts = _of_members(batch, threshold, norm), batch.apart(new)
-        for i, threshold, new in zip(batch.members, *parts, strict=True):
-            thresholds[i], states[i] = threshold, new
-    return treedef.unflatten(thresholds), _as_tree(policy, states, treedef)
-
-
-def _of_members(batch: Batch, threshold: Array, norm: Array) -> list[Array]:
-    """The threshold of each leaf: its own entries, or the one number that holds for all."""
-    if threshold.ndim == 0:
-        return [threshold for _ in batch.members]
-    return batch.apart(jnp.broadcast_to(threshold, norm.shape))
+        one = threshold.ndim == 0  # for all groups
+        full = threshold if one else jnp.broadcast_to(threshold, norm.shape)
+        thresholds.append([full] * len(part.members) if one else part.apart(full))
+        states.append(part.apart(new))
+    in_all = in_order(parts, thresholds), in_order(parts, states)
+    return treedef.unflatten(in_all[0]), _as_tree(policy, in_all[1], treedef)
 
 
 # For groups inside leaves a policy has a state for each leaf, and it is stored with a tree like the
@@ -222,8 +218,16 @@ def required(params: optax.Params | None) -> optax.Params:
     return params
 
 
-def _parameter_norms(given: Given) -> Any:
-    return given.measure.norms(required(given.params)).values
+def _parameter_norms(given: Given, norms: list[Array]) -> list[Array]:
+    """Those of the parameters, shaped like those of the gradient; zero where one has no norm."""
+
+    def fitted(found: Array, norm: Array) -> Array:
+        if norm.ndim == 0 < found.ndim:
+            return jnp.zeros_like(norm)
+        return jnp.broadcast_to(found, norm.shape) if found.ndim == 0 else found
+
+    found = jax.tree.leaves(given.measure.norms(required(given.params)).values)
+    return list(map(fitted, found, norms))
 
 
 def without_nonfinite(leaf: Any) -> Any:

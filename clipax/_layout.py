@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import AxisType
 
 from clipax._trees import promoted
 
@@ -18,8 +19,8 @@ class Layout(NamedTuple):
     Attributes:
         groups: the group of each array, or those of its rows along the first axis behind the batch;
             `None` where every array holds groups of its own.
-        slices: for each of these groups how many it is, if its arrays are stacks of as many;
-            `None` for one that is made of whole arrays.
+        slices: how many groups the arrays of each of these hold, one behind the other; `None` if
+            they are one group.
         axes: the axes of each array that one group spans, those of the batch not counted.
         names: for each array the mapped axes over which its pieces lie.
         batch: the number of leading axes that are a batch, with norms for each of its entries.
@@ -49,9 +50,13 @@ def of_whole_arrays(
 
 
 def on_one_device(arrays: Sequence[Array]) -> bool:
-    """Whether no array can be spread, each in its own way: also where others are compiled for."""
-    on_meshes = any(jax.typeof(x).sharding.mesh.size > 1 for x in arrays)
-    return jax.device_count() == 1 and not on_meshes
+    """Whether no array can be spread, each in its own way: also where others are compiled for.
+
+    On a mesh of one device arrays of which the types tell how they are spread do not mix either.
+    """
+    meshes = [jax.typeof(x).sharding.mesh for x in arrays]
+    typed = any(kind != AxisType.Auto for mesh in meshes for kind in mesh.axis_types)
+    return jax.device_count() == 1 and not typed and all(mesh.size <= 1 for mesh in meshes)
 
 
 _SMALL, _FEWEST = 2**14, 4  # entries of an array; arrays that are worth it
@@ -82,18 +87,23 @@ def in_rows(layout: Layout, arrays: tuple[Array, ...]) -> tuple[Layout, tuple[Ar
     return kept, (*(arrays[i] for i in alone), *rows)
 
 
-def in_one_vector(layout: Layout, arrays: tuple[Array, ...]) -> Layout:
-    """Groups inside arrays as stacks of groups, with one vector of norms, if on one device."""
-    dtypes = {promoted(x.dtype, jnp.float32) for x in arrays}
-    if layout.groups is not None or any(layout.names):
-        return layout
-    if len(arrays) == 1 or len(dtypes) > 1 or not on_one_device(arrays):
-        return layout
-    sizes = (
+def in_one_vector(layout: Layout, arrays: tuple[Array, ...]) -> Layout | None:
+    """Groups inside arrays as stacks of groups, whose norms are one vector.
+
+    `None` where that cannot be: for whole arrays, mapped axes, dtypes that differ and several
+    devices; nor is it worth it for one array, or for norms that are nearly as many as the entries.
+    """
+    if layout.groups is not None or any(layout.names) or len(arrays) == 1:
+        return None
+    sizes = tuple(
         math.prod(n for axis, n in enumerate(x.shape) if axis not in axes)
         for x, axes in zip(arrays, layout.axes, strict=True)
     )
-    return layout._replace(groups=tuple(range(len(arrays))), slices=tuple(sizes))
+    few = sum(sizes) <= max(_SMALL, sum(x.size for x in arrays) // 8)
+    alike = len({promoted(x.dtype, jnp.float32) for x in arrays}) == 1
+    if not (few and alike and on_one_device(arrays)):
+        return None
+    return layout._replace(groups=tuple(range(len(arrays))), slices=sizes)
 
 
 def counts(layout: Layout, shapes: Sequence[tuple[int, ...]], copies: Sequence[int]) -> np.ndarray:

@@ -23,7 +23,7 @@ from jax.custom_batching import custom_vmap
 from clipax._bits import exponent_of, lowered, mantissa, powers_of_two, raised
 from clipax._layout import Layout, counts, in_one_vector, in_rows, on_one_device
 from clipax._places import entries_at, places_of, resharded, vector_of, vector_of_rows
-from clipax._together import Batch
+from clipax._together import Bundle
 from clipax._trees import promoted
 
 
@@ -99,11 +99,11 @@ def _identical(some: tuple[Array, ...], others: tuple[Array, ...]) -> bool:
 def _jitted_norms(norm: Norm, layout: Layout, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     """The `jit` is for eager callers: without it `lax.cond` would compile at every call."""
     together = in_one_vector(layout, arrays)
-    if together is layout:
+    if together is None:
         return _norms(norm, *in_rows(layout, arrays))
     (vector,) = _norms(norm, together, arrays)
     shapes = tuple(_kept_axes(x, axes) for x, axes in zip(arrays, layout.axes, strict=True))
-    return tuple(Batch(tuple(range(len(shapes))), shapes).apart(vector))
+    return tuple(Bundle(tuple(range(len(shapes))), shapes).apart(vector))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -248,8 +248,15 @@ def _roots(norm: Norm, layout: Layout, arrays, sums) -> tuple[Array, ...]:
     """`(s / count)^(1/p)`, the count being 1 unless the norm is a mean."""
     if norm.mean:
         counts = _counts(layout, arrays)
-        sums = tuple(s / np.asarray(c, s.dtype) for s, c in zip(sums, counts, strict=True))
+        sums = tuple(
+            s / _behind(np.asarray(c, s.dtype), s) for s, c in zip(sums, counts, strict=True)
+        )
     return tuple(_root(s, norm.p) for s in sums)
+
+
+def _behind(count: np.ndarray, s: Array) -> np.ndarray:
+    """With as many axes: those of a batch stand in front."""
+    return np.reshape(count, (1,) * (s.ndim - count.ndim) + count.shape)
 
 
 def _root(s: Array, p: float) -> Array:
@@ -346,12 +353,12 @@ def _times(layout, arrays: Sequence[Array], factors: Sequence[tuple[Array, ...]]
 
 
 def _beside(x: Array, factor: Array, spanned: tuple[int, ...], batch: int) -> Array:
-    """One factor for all of x, one for each of its groups in a row, or these as they lie in x."""
+    """Factors with as many axes as x: given so, one for all of x, or one for each group."""
     if factor.ndim == x.ndim:
         return factor
     if factor.ndim == batch:
         return jnp.expand_dims(factor, tuple(range(batch, x.ndim)))
-    if factor.ndim + len(spanned) == x.ndim:
+    if factor.ndim + len(spanned) == x.ndim:  # it keeps its sharding, as `reshape` may not
         return jnp.expand_dims(factor, spanned)
     return jnp.reshape(factor, _kept_axes(x, spanned))
 

@@ -11,7 +11,7 @@ from jax import Array, lax
 from clipax._bits import select
 from clipax._places import entries_at
 from clipax._state import observe
-from clipax._together import Batch, batches, of_each
+from clipax._together import Bundle, bundles, in_order
 from clipax._trees import is_measured, leaves_where, promoted
 from clipax.measures import Norms
 from clipax.rules import Rule
@@ -64,10 +64,12 @@ def scale(
 @functools.partial(jax.jit, static_argnums=0)
 def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple[list[Array], Any]:
     """`scale` for arrays only. The `jit` makes one dispatch of it for eager callers."""
-    parts = batches([norm.shape for norm in norms], norms)
-    norms, clean = ([part.joined(x) for part in parts] for x in (norms, clean))
-    first = next(iter(thresholds), None)
-    thresholds = [_joined_thresholds(part, thresholds) for part in parts]
+    dense = 8 * sum(norm.size for norm in norms) > sum(x.size for x in leaves)
+    parts = bundles(norms, dense=dense)
+    norms, clean = (
+        [part.joined([x[i] for i in part.members]) for part in parts] for x in (norms, clean)
+    )
+    thresholds = [_joined_thresholds(part, [thresholds[i] for i in part.members]) for part in parts]
     factors, powers = [], []
     for norm, cleaned, threshold in zip(norms, clean, thresholds, strict=True):
         factor, power = _factor(static.rule, cleaned, threshold)
@@ -78,22 +80,22 @@ def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple
         factors.append(factor)
         powers.append(power)
     products = [f * p for f, p in zip(factors, powers, strict=True)]
-    metrics = observe(metrics, norms, thresholds, products, first)
+    metrics = observe(metrics, norms, thresholds, products)
     multiply = functools.partial(_multiplied, zero_is_final=static.nonfinite == "zero")
     if static.groups is not None:
         own = entries_at(static.groups, (factors[0], powers[0]))
     else:
-        own = of_each(zip(parts, zip(factors, powers, strict=True), strict=True))
+        both = zip(parts, zip(factors, powers, strict=True), strict=True)
+        own = in_order(parts, (part.apart_hidden(vectors) for part, vectors in both))
         own = map(_kept, leaves, own)
     return [multiply(x, *several) for x, several in zip(leaves, own, strict=True)], metrics
 
 
-def _joined_thresholds(part: Batch, thresholds: list[Array]) -> Array:
-    own = [thresholds[i] for i in part.members]
-    if all(t.ndim < len(shape) for t, shape in zip(own, part.shapes, strict=True)):
-        return own[0]  # one number for all
-    full = zip(part.members, own, part.shapes, strict=True)
-    return part.joined({i: jnp.broadcast_to(t, shape) for i, t, shape in full})
+def _joined_thresholds(part: Bundle, thresholds: list[Array]) -> Array:
+    both = list(zip(thresholds, part.shapes, strict=True))
+    if all(threshold.ndim < len(shape) for threshold, shape in both):
+        return thresholds[0]  # one number for all
+    return part.joined([jnp.broadcast_to(*one) for one in both])
 
 
 def _kept(leaf: Any, several: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -68,34 +68,18 @@ def initial_metrics(norms: list[Array], name: str | None, *, observed: bool, sca
     return metrics if name is None else {name: metrics}
 
 
-def observe(
-    old: Any,
-    norms: list[Array],
-    thresholds: list[Array],
-    factors: list[Array],
-    first: Array | None = None,
-) -> Any:
-    """The metrics after a step.
-
-    Args:
-        old: those of the last step.
-        norms: the norms.
-        thresholds: an array for each of the norms, or the same scalar in place of each.
-        factors: likewise.
-        first: the threshold of the first leaf, if it is not the first of them.
-    """
+def observe(old: Any, norms: list[Array], thresholds: list[Array], factors: list[Array]) -> Any:
+    """The metrics after a step. The three lists have one array for each array of norms."""
     if isinstance(old, dict):
-        return {
-            name: observe(kept, norms, thresholds, factors, first) for name, kept in old.items()
-        }
+        return {name: observe(kept, norms, thresholds, factors) for name, kept in old.items()}
     size = sum(n.size for n in norms)
     if size == 0:
         return old
     if old.norm is None:
         if old.threshold is None:
             return old
-        first = thresholds[0] if first is None else first
-        return old._replace(threshold=first.astype(old.threshold.dtype))
+        number = jnp.ravel(thresholds[0])[0]  # it is one for all groups
+        return old._replace(threshold=number.astype(old.threshold.dtype))
     wide = promoted(old.norm.dtype, *(n.dtype for n in norms))
     norms, thresholds, factors = (
         [x.astype(wide) for x in arrays] for arrays in (norms, thresholds, factors)

@@ -5,7 +5,7 @@ into calls of loops over a few entries, and most of the compilation into these l
 """
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +15,13 @@ from jax import Array, lax
 
 from clipax._layout import on_one_device
 from clipax._places import entries_at, places
+from clipax._trees import promoted
 
-_SMALL = 2**16  # entries, which are copied in less time than it takes to call the loops
+# Entries that are worth copying for fewer loops: beside a leaf with many more, and of its own.
+_SMALL, _SMALL_LEAF = 2**16, 2**8
 
 
-class Batch(NamedTuple):
+class Bundle(NamedTuple):
     """Leaves whose norms are worked on as one vector; a leaf by itself stays as it is.
 
     Attributes:
@@ -30,67 +32,75 @@ class Batch(NamedTuple):
     members: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
 
-    def joined(self, trees: Sequence[Any] | Mapping[int, Any]) -> Any:
-        """Of the trees at all positions, those of the members as one tree of vectors.
+    def joined(self, trees: Sequence[Any]) -> Any:
+        """The trees of the members as one tree of vectors.
 
-        Every array ends with the axes of the norms, and every vector has one axis instead.
+        Every array ends with the axes of the norms, and its vector has one axis in their place.
         """
-        own = [trees[i] for i in self.members]
-        return own[0] if len(own) == 1 else jax.tree.map(self._vector, *own)
+        return trees[0] if len(trees) == 1 else jax.tree.map(self._vector, *trees)
 
     def _vector(self, *arrays: Array) -> Array:
+        dtype = promoted(*(x.dtype for x in arrays))
         rows = [
-            jnp.reshape(x, (*x.shape[: x.ndim - len(shape)], -1))
+            jnp.reshape(x, (*x.shape[: x.ndim - len(shape)], -1)).astype(dtype)
             for x, shape in zip(arrays, self.shapes, strict=True)
         ]
         return lax.optimization_barrier(jnp.concatenate(rows, axis=-1))
 
     def apart(self, tree: Any) -> list[Any]:
-        """The trees of the members."""
+        """The trees of the members, of that of vectors."""
         if len(self.members) == 1:
             return [tree]
         vectors, treedef = jax.tree.flatten(tree)
-        return [treedef.unflatten(own) for own in self._own(vectors)]
-
-    def _own(self, vectors: list[Array]) -> list[list[Array]]:
         ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1].tolist()
-        split = [jnp.split(vector, ends, axis=-1) for vector in vectors]
+        parts = [jnp.split(vector, ends, axis=-1) for vector in vectors]
         return [
-            [jnp.reshape(parts[i], (*parts[i].shape[:-1], *shape)) for parts in split]
+            treedef.unflatten(jnp.reshape(p[i], (*p[i].shape[:-1], *shape)) for p in parts)
             for i, shape in enumerate(self.shapes)
         ]
 
+    def apart_hidden(self, vectors: tuple[Array, ...]) -> list[tuple[Array, ...]]:
+        """The arrays of the members; the compiler is not to know their places, see `entries_at`."""
+        if len(self.members) == 1:
+            return [vectors]
+        own = entries_at(places([math.prod(shape) for shape in self.shapes]), vectors)
+        return [
+            tuple(jnp.reshape(x, shape) for x in entries)
+            for entries, shape in zip(own, self.shapes, strict=True)
+        ]
 
-def batches(shapes: Sequence[tuple[int, ...]], *trees: Sequence[Any]) -> list[Batch]:
-    """Puts small leaves that are alike into one batch, if on one device.
+
+def bundles(
+    norms: Sequence[Array], states: Sequence[Any] | None = None, *, dense: bool
+) -> list[Bundle]:
+    """Small leaves that are alike in one bundle, if on one device.
 
     On several devices each leaf may be spread in its own way.
 
     Args:
-        shapes: those of the norms of each leaf.
-        trees: lists with a tree for each leaf, of arrays that end with the axes of its norms.
+        norms: those of each leaf.
+        states: for each leaf a tree of arrays that end with the axes of its norms.
+        dense: whether the norms are about as many as the entries of the leaves. A loop over these
+            then makes them by the way, and would have to wait for a vector of them.
     """
-    of_leaves = [jax.tree.leaves(several) for several in zip(*trees, strict=True)]
+    of_leaves = [[norm] for norm in norms]
+    for own, state in zip(of_leaves, states or [()] * len(norms), strict=True):
+        own += jax.tree.leaves(state)
     together = on_one_device([x for arrays in of_leaves for x in arrays])
     alike: dict[Hashable, list[int]] = {}
-    for i, (arrays, shape) in enumerate(zip(of_leaves, shapes, strict=True)):
-        small = all(x.size <= _SMALL for x in arrays)
-        kinds = tuple((x.dtype, x.shape[: x.ndim - len(shape)]) for x in arrays)
+    for i, arrays in enumerate(of_leaves):
+        small = norms[i].size <= (_SMALL_LEAF if dense else _SMALL)
+        small = small and all(x.size <= _SMALL for x in arrays)
+        kinds = tuple((x.dtype, x.shape[: x.ndim - norms[i].ndim]) for x in arrays)
         alike.setdefault(kinds if together and small else i, []).append(i)
-    return [Batch(tuple(own), tuple(shapes[i] for i in own)) for own in alike.values()]
+    return [Bundle(tuple(own), tuple(norms[i].shape for i in own)) for own in alike.values()]
 
 
-def of_each(several: Iterable[tuple[Batch, tuple[Array, ...]]]) -> list[tuple[Array, ...]]:
-    """For each leaf, in order, its own arrays of the vectors of its batch.
-
-    The compiler is not to know which entries these are, see `entries_at`.
-    """
-    found: dict[int, tuple[Array, ...]] = {}
-    for (members, shapes), vectors in several:
-        if len(members) == 1:
-            found[members[0]] = vectors
-            continue
-        own = entries_at(places([math.prod(shape) for shape in shapes]), vectors)
-        for i, shape, entries in zip(members, shapes, own, strict=True):
-            found[i] = tuple(jnp.reshape(x, shape) for x in entries)
-    return [found[i] for i in sorted(found)]
+def in_order(bundles: Sequence[Bundle], parts: Iterable[Sequence[Any]]) -> list[Any]:
+    """What belongs to each leaf, in the order of the leaves, of that of the members of bundles."""
+    found = {
+        i: part
+        for bundle, own in zip(bundles, parts, strict=True)
+        for i, part in zip(bundle.members, own, strict=True)
+    }
+    return [found[i] for i in range(len(found))]

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
+from norms import enable_x64
 
 import clipax
 from clipax import _layout, _together, measures, thresholds
@@ -49,15 +51,12 @@ def tree(seed, last=np.inf):
     }
 
 
-GRADIENTS = [tree(seed, last) for seed, last in enumerate([1, np.inf, np.nan, 2, 3])]
-
-
 def steps(clipper):
     """What is left of each gradient, and the state behind the last."""
     params = tree(9, 1)
     state, clipped = clipper.init(params), []
     update = jax.jit(lambda g, s: clipper.update(g, s, params))
-    for gradient in GRADIENTS:
+    for gradient in (tree(seed, last) for seed, last in enumerate([1, np.inf, np.nan, 2, 3])):
         updates, state = update(gradient, state)
         clipped.append(updates)
     return clipped, state
@@ -78,6 +77,77 @@ def test_leaves_together_are_clipped_as_one_by_one(measure, policy, nonfinite, m
     jax.clear_caches()
     chex.assert_trees_all_equal(together, steps(clipper))
     jax.clear_caches()
+
+
+POLICY = thresholds.exponential_mean(1.1)
+LEARNS = {
+    "units": clipax.clip_by(measures.per_unit(), POLICY),
+    "units_rms": clipax.clip_by(measures.per_unit(measures.rms), POLICY),
+    "elements": clipax.clip_by(measures.per_element(), POLICY),
+    "agc": clipax.agc(),
+}
+each = pytest.mark.parametrize("clipper", LEARNS.values(), ids=LEARNS)
+SHAPES = {"kernel": (3, 4), "bias": (5,)}
+
+
+def update(clipper):
+    return lambda g: clipper.update(g, clipper.init(g), g)[0]
+
+
+def zeros(shapes=SHAPES, dtype=jnp.float32):
+    return {name: jnp.zeros(shape, dtype) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [measures.per_unit(axis_name="a"), measures.per_element()],
+    ids=["units", "elements"],
+)
+def test_mapped_mesh_of_one_device_changes_no_types(measure):
+    specs = {"kernel": P(None, "a"), "bias": P()}
+    mesh = jax.make_mesh((1,), ("a",), (jax.sharding.AxisType.Auto,))
+    one_step = update(clipax.clip_by(measure, POLICY))
+    mapped = jax.shard_map(one_step, mesh=mesh, in_specs=(specs,), out_specs=specs)
+    assert jax.eval_shape(mapped, zeros()).keys() == SHAPES.keys()
+
+
+@each
+def test_typed_mesh_of_one_device_changes_no_types(clipper):
+    mesh = jax.make_mesh((1, 1), ("a", "b"), (jax.sharding.AxisType.Explicit,) * 2)
+    shapes = {"kernel": (3, 4), "other": (3, 5)}
+    set_mesh = jax.set_mesh if hasattr(jax, "set_mesh") else jax.sharding.use_mesh
+    with set_mesh(mesh):
+        given = {
+            name: jax.ShapeDtypeStruct(
+                shape, jnp.float32, sharding=jax.sharding.NamedSharding(mesh, P(None, "b"))
+            )
+            for name, shape in shapes.items()
+        }
+        found = jax.jit(update(clipper)).trace(given).out_info
+    assert jax.tree.map(lambda x: x.shape, found) == shapes
+
+
+@each
+def test_batch_under_strict_promotion(clipper):
+    batch = zeros({name: (2, *shape) for name, shape in SHAPES.items()})
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        found = jax.eval_shape(jax.vmap(update(clipper)), batch)
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, batch)
+
+
+@pytest.mark.parametrize("integer", ["gradient", "parameter", "neither"])
+def test_parameters_may_differ_from_the_gradient(integer):
+    """In what has a norm, and in dtype."""
+    clipper, gradient, params = clipax.agc(0.1), zeros(), zeros()
+    if integer == "gradient":
+        gradient["bias"] = jnp.zeros(5, jnp.int32)
+    elif integer == "parameter":
+        params["bias"] = jnp.zeros(5, jnp.int32)
+    with enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        if integer == "neither":
+            params["bias"] = jnp.zeros(5, jnp.float64)
+        found = jax.eval_shape(clipper.update, gradient, clipper.init(params), params)[0]
+    assert jax.tree.map(jnp.shape, found) == SHAPES
 
 
 def operations(clipper, count):

@@ -21,8 +21,9 @@ class ThresholdPolicy(NamedTuple):
             `step` counts every update from 0. `param_norm()` gives the norms of the parameters in
             the same groups. `extra_args` are those of the optimizer's `update`. A norm may be NaN
             or infinite. The state that is returned for it is dropped; the threshold should be that
-            of the state as it was, since `nonfinite="sanitize"` clips by it. Each group is to be
-            treated by itself: the norms of several leaves may come as one vector.
+            of the state as it was, since `nonfinite="sanitize"` clips by it. The threshold is one
+            number or shaped like `norm`, whatever that is: for groups inside leaves the norms of
+            several leaves may come as one vector, so that each group is to be treated by itself.
     """
 
     init: Callable[[Array], Any]
@@ -137,7 +138,7 @@ def by_group(thresholds: Sequence[Threshold]) -> ThresholdPolicy:
         thresholds: numbers, schedules and policies, one for each group.
 
     Returns:
-        A policy for measures with as many groups.
+        A policy for measures with as many groups of whole leaves.
 
     Raises:
         TypeError: if an entry is no threshold.
