@@ -50,13 +50,18 @@ def of_whole_arrays(
 
 
 def on_one_device(arrays: Sequence[Array]) -> bool:
-    """Whether no array can be spread, each in its own way: also where others are compiled for.
+    """Whether no array can be spread, each in its own way: also where others are compiled for."""
+    on_meshes = any(jax.typeof(x).sharding.mesh.size > 1 for x in arrays)
+    return jax.device_count() == 1 and not on_meshes
 
-    On a mesh of one device arrays of which the types tell how they are spread do not mix either.
+
+def joinable(arrays: Sequence[Array]) -> bool:
+    """Whether arrays of other shapes can be joined: no type tells how one is spread.
+
+    The types of arrays on a mesh, even of one device, do if its axes are explicit or manual.
     """
-    meshes = [jax.typeof(x).sharding.mesh for x in arrays]
-    typed = any(kind != AxisType.Auto for mesh in meshes for kind in mesh.axis_types)
-    return jax.device_count() == 1 and not typed and all(mesh.size <= 1 for mesh in meshes)
+    kinds = (kind for x in arrays for kind in jax.typeof(x).sharding.mesh.axis_types)
+    return on_one_device(arrays) and all(kind == AxisType.Auto for kind in kinds)
 
 
 _SMALL, _FEWEST = 2**14, 4  # entries of an array; arrays that are worth it
@@ -101,7 +106,7 @@ def in_one_vector(layout: Layout, arrays: tuple[Array, ...]) -> Layout | None:
     )
     few = sum(sizes) <= max(_SMALL, sum(x.size for x in arrays) // 8)
     alike = len({promoted(x.dtype, jnp.float32) for x in arrays}) == 1
-    if not (few and alike and on_one_device(arrays)):
+    if not (few and alike and joinable(arrays)):
         return None
     return layout._replace(groups=tuple(range(len(arrays))), slices=sizes)
 

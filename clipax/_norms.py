@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from clipax._bits import exponent_of, lowered, mantissa, powers_of_two, raised
-from clipax._layout import Layout, counts, in_one_vector, in_rows, on_one_device
+from clipax._layout import Layout, counts, in_one_vector, in_rows, joinable
 from clipax._places import entries_at, places_of, resharded, vector_of, vector_of_rows
 from clipax._together import Bundle
 from clipax._trees import promoted
@@ -166,7 +166,7 @@ def _checked(norm: Norm, layout: Layout, arrays: Sequence[Array]) -> tuple[Array
 
 def _anywhere(conditions: Sequence[Array]) -> Array:
     """Whether any holds, on one device in one loop."""
-    if on_one_device(conditions):
+    if joinable(conditions):
         return jnp.any(jnp.concatenate([jnp.ravel(x) for x in conditions]))
     return functools.reduce(jnp.logical_or, map(jnp.any, conditions))
 

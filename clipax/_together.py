@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from clipax._layout import on_one_device
+from clipax._layout import joinable
 from clipax._places import entries_at, places
 from clipax._trees import promoted
 
@@ -86,7 +86,7 @@ def bundles(
     of_leaves = [[norm] for norm in norms]
     for own, state in zip(of_leaves, states or [()] * len(norms), strict=True):
         own += jax.tree.leaves(state)
-    together = on_one_device([x for arrays in of_leaves for x in arrays])
+    together = joinable([x for arrays in of_leaves for x in arrays])
     alike: dict[Hashable, list[int]] = {}
     for i, arrays in enumerate(of_leaves):
         small = norms[i].size <= (_SMALL_LEAF if dense else _SMALL)

@@ -73,7 +73,7 @@ def test_leaves_together_are_clipped_as_one_by_one(measure, policy, nonfinite, m
     clipper = clipax.clip_by(MEASURES[measure], POLICIES[policy], nonfinite=nonfinite)
     together = steps(clipper)
     monkeypatch.setattr(_layout, "on_one_device", lambda arrays: False)
-    monkeypatch.setattr(_together, "on_one_device", lambda arrays: False)
+    monkeypatch.setattr(_together, "joinable", lambda arrays: False)
     jax.clear_caches()
     chex.assert_trees_all_equal(together, steps(clipper))
     jax.clear_caches()
