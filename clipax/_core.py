@@ -158,10 +158,10 @@ def follow(policy: ThresholdPolicy, norms: Norms, state: Any, given: Given) -> t
     parts = bundles(arrays, olds, dense=not given.measure.observed)
     thresholds, states = [], []
     for part in parts:
-        norm, old = (part.joined([x[i] for i in part.members]) for x in (arrays, olds))
+        norm, old = part.joined(arrays), part.joined(olds)
 
         def param_norm(part: Bundle = part) -> Array:
-            return part.joined([parameter_norms()[i] for i in part.members])
+            return part.joined(parameter_norms())
 
         own = {"step": given.step, "param_norm": param_norm}
         threshold, new = policy.update(norm, old, **{**given.extra_args, **own})

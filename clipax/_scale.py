@@ -66,10 +66,9 @@ def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple
     """`scale` for arrays only. The `jit` makes one dispatch of it for eager callers."""
     dense = 8 * sum(norm.size for norm in norms) > sum(x.size for x in leaves)
     parts = bundles(norms, dense=dense)
-    norms, clean = (
-        [part.joined([x[i] for i in part.members]) for part in parts] for x in (norms, clean)
-    )
-    thresholds = [_joined_thresholds(part, [thresholds[i] for i in part.members]) for part in parts]
+    shapes = [norm.shape for norm in norms]
+    norms, clean = ([part.joined(x) for part in parts] for x in (norms, clean))
+    thresholds = [_joined_thresholds(part, thresholds, shapes) for part in parts]
     factors, powers = [], []
     for norm, cleaned, threshold in zip(norms, clean, thresholds, strict=True):
         factor, power = _factor(static.rule, cleaned, threshold)
@@ -91,11 +90,10 @@ def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple
     return [multiply(x, *several) for x, several in zip(leaves, own, strict=True)], metrics
 
 
-def _joined_thresholds(part: Bundle, thresholds: list[Array]) -> Array:
-    both = list(zip(thresholds, part.shapes, strict=True))
-    if all(threshold.ndim < len(shape) for threshold, shape in both):
-        return thresholds[0]  # one number for all
-    return part.joined([jnp.broadcast_to(*one) for one in both])
+def _joined_thresholds(part: Bundle, thresholds: list[Array], shapes: list[Any]) -> Array:
+    if all(thresholds[i].ndim < len(shapes[i]) for i in part.members):
+        return thresholds[part.members[0]]  # one number for all
+    return part.joined(list(map(jnp.broadcast_to, thresholds, shapes)))
 
 
 def _kept(leaf: Any, several: tuple[Array, ...]) -> tuple[Array, ...]:

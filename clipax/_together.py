@@ -33,11 +33,12 @@ class Bundle(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
 
     def joined(self, trees: Sequence[Any]) -> Any:
-        """The trees of the members as one tree of vectors.
+        """Of the trees of all leaves, those of the members as one tree of vectors.
 
         Every array ends with the axes of the norms, and its vector has one axis in their place.
         """
-        return trees[0] if len(trees) == 1 else jax.tree.map(self._vector, *trees)
+        own = [trees[i] for i in self.members]
+        return own[0] if len(own) == 1 else jax.tree.map(self._vector, *own)
 
     def _vector(self, *arrays: Array) -> Array:
         dtype = promoted(*(x.dtype for x in arrays))
