@@ -1,4 +1,4 @@
-"""The clippers that are measured, with the arguments that they are measured with."""
+"""The clippers that are measured, with their arguments, and what optax has in place of some."""
 
 import functools
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from collections.abc import Callable
 import optax
 
 import clipax
+from benchmarks.cases import OURS
 from clipax import measures
 
 Make = Callable[..., optax.GradientTransformation]
@@ -44,3 +45,14 @@ OTHERS: dict[str, Make] = {
     "stable_spam": clipax.stable_spam,
 }
 METHODS = ONE_NORM | GROUPED | OTHERS
+COUNTERPARTS: dict[str, Make] = {
+    "value": lambda: optax.clip(0.01),
+    "block_rms": lambda: optax.clip_by_block_rms(1.0),
+    "agc": lambda: optax.adaptive_grad_clip(0.01),
+}
+
+
+def contestants(name: str) -> dict[str, Make]:
+    """A clipper, the global clip of optax, and what optax has in its place, if anything."""
+    found = {OURS: METHODS[name], "optax global": lambda: optax.clip_by_global_norm(1.0)}
+    return found | ({"optax same": COUNTERPARTS[name]} if name in COUNTERPARTS else {})

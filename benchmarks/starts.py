@@ -1,5 +1,6 @@
 """Suites `compile` and `import`: what is paid once."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.cases import OURS, Case
-from benchmarks.methods import METHODS
+from benchmarks.methods import contestants
 from benchmarks.timing import Measured
 from benchmarks.trees import Leaves, described
 
@@ -39,6 +40,7 @@ def cases(*, quick: bool) -> Iterator[Case]:
     many = Leaves(20 if quick else 1000, 2**10)
     narrow = many.described(jnp.bfloat16)
     yield compiled("global_norm", f"bfloat16, {many}", narrow, NARROW_GOAL)
+    yield compiled("agc", *_dense(layers=2 if quick else 100), peer="optax same")
     yield _imported()
 
 
@@ -54,27 +56,33 @@ def _trees(layers: int) -> dict[str, Any]:
     }
 
 
-def compiled(clipper: str, name: str, tree: Any, goal: float | None) -> Case:
+def _dense(layers: int) -> tuple[str, Any]:
+    """Kernels and biases of layers that all have other widths."""
+    shapes = [{"kernel": (32 + i, 16 + i), "bias": (16 + i,)} for i in range(layers)]
+    return f"float32, {layers} layers of other widths", described(shapes)
+
+
+def compiled(
+    clipper: str, name: str, tree: Any, goal: float | None = None, peer: str = "optax global"
+) -> Case:
     """An update is traced, lowered and compiled anew."""
 
     def make() -> Mapping[str, Measured]:
-        for warm in (METHODS[clipper](), optax.clip_by_global_norm(1.0)):  # the first use of each
-            seconds(warm, {"layer": [jax.ShapeDtypeStruct((1,), jnp.float32)]})
-        return {
-            OURS: lambda: seconds(METHODS[clipper](), tree),
-            "optax global": lambda: seconds(optax.clip_by_global_norm(1.0), tree),
-        }
+        built = {who: contestants(clipper)[who]() for who in (OURS, peer)}
+        for each in built.values():  # the first use of each
+            seconds(each, {"layer": [jax.ShapeDtypeStruct((1,), jnp.float32)]})
+        return {who: functools.partial(seconds, each, tree) for who, each in built.items()}
 
-    return Case("compile", f"{clipper}, {name}", {"optax global": goal}, make, rounds=2)
+    return Case("compile", f"{clipper}, {name}", {peer: goal}, make, rounds=2)
 
 
 def seconds(clipper: optax.GradientTransformation, tree: Any) -> float:
     """The time of one compilation."""
     state = jax.eval_shape(clipper.init, tree)
-    update = jax.jit(lambda g, s: clipper.update(g, s))  # a new function: nothing of it is cached
+    update = jax.jit(lambda *given: clipper.update(*given))  # new: nothing of it is cached
     jax.clear_caches()
     begin = time.perf_counter()
-    update.lower(tree, state).compile()
+    update.lower(tree, state, tree).compile()
     return time.perf_counter() - begin
 
 

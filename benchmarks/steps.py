@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import clipax
 from benchmarks.cases import OURS, Case
-from benchmarks.methods import GROUPED, METHODS, ONE_NORM, Make
+from benchmarks.methods import GROUPED, METHODS, ONE_NORM, contestants
 from benchmarks.timing import Call, Loop, Measured
 from benchmarks.trees import Leaves
 from benchmarks.workers import of_devices, of_package
@@ -22,11 +22,6 @@ SPREAD = Leaves(64, 2**20, columns=2**10)
 UNDER_FSDP = ("global_norm", "adaptive", "zclip", "per_leaf", "value")
 _SIZES = (1.0, 1.2) * 7 + (1.0, 30.0)  # of gradients in turn: the last stands out
 _WARM = 144  # steps, more than any warm-up
-COUNTERPARTS: dict[str, Make] = {
-    "value": lambda: optax.clip(0.01),
-    "block_rms": lambda: optax.clip_by_block_rms(1.0),
-    "agc": lambda: optax.adaptive_grad_clip(0.01),
-}
 
 
 def cases(*, quick: bool) -> Iterator[Case]:
@@ -84,22 +79,17 @@ def _method(name: str, tree: Leaves) -> Case:
     goals: dict[str, float | None] = {
         "optax global": 1.05 if name in ONE_NORM else 1.15 if name in GROUPED else None
     }
-    if name in COUNTERPARTS:
+    if "optax same" in contestants(name):
         goals["optax same"] = 1.05 if name == "value" else 1.15
 
     def make() -> Mapping[str, Measured]:
-        clips = _contestants(name).items()
+        clips = contestants(name).items()
         found = {who: stepped(behind(clip()), tree) for who, clip in clips}
         if clipax.metrics(found[OURS].carry[1]).get("clip_rate") == 0:
             raise RuntimeError(f"{name} clipped none of {_WARM} gradients")
         return found
 
     return Case("step", f"{name} and Adam, {tree}", goals, make)
-
-
-def _contestants(name: str) -> dict[str, Make]:
-    found = {OURS: METHODS[name], "optax global": lambda: optax.clip_by_global_norm(1.0)}
-    return found | ({"optax same": COUNTERPARTS[name]} if name in COUNTERPARTS else {})
 
 
 def _wrapped(tree: Leaves) -> Iterator[Case]:
@@ -230,13 +220,13 @@ def fsdp(name: str, devices: int) -> Case:
 
     def make() -> Mapping[str, Measured]:
         found: dict[str, Measured] = {}
-        for who in _contestants(name):
+        for who in contestants(name):
             worker, factory = of_devices(devices, who), "benchmarks.steps:spread_step"
             found |= worker.make(who, factory, who=who, name=name)
         return found
 
     work = f"{name} and Adam, {SPREAD}, on {devices} devices"
-    goals = dict.fromkeys(set(_contestants(name)) - {OURS})
+    goals = dict.fromkeys(set(contestants(name)) - {OURS})
     return Case("devices", work, goals, make, rounds=20)
 
 
@@ -244,4 +234,4 @@ def spread_step(who: str, name: str) -> Measured:
     """A step under FSDP with a method of ours, or with what stands in its place."""
     mesh = jax.make_mesh((jax.device_count(),), ("devices",))
     sharding = NamedSharding(mesh, PartitionSpec("devices"))
-    return stepped(behind(_contestants(name)[who]()), SPREAD, sharding, before=len(_SIZES))
+    return stepped(behind(contestants(name)[who]()), SPREAD, sharding, before=len(_SIZES))

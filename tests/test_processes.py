@@ -134,12 +134,12 @@ def results(out, name, devices, processes):
 
 
 def assert_close(found, expected):
-    """Within 1e-6 of the largest entry of each array: entries that cancel have no digits left."""
+    """Within 1e-12 of the largest entry of each array: entries that cancel have no digits left."""
 
     def check(path, x, y):
         finite = np.abs(y[np.isfinite(y)])
         np.testing.assert_allclose(
-            x, y, rtol=0, atol=1e-6 * np.max(finite, initial=0), err_msg=jax.tree_util.keystr(path)
+            x, y, rtol=0, atol=1e-12 * np.max(finite, initial=0), err_msg=jax.tree_util.keystr(path)
         )
 
     jax.tree_util.tree_map_with_path(check, found, expected)
