@@ -9,6 +9,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = json.loads((ROOT / "docs/benchmarks/results.json").read_text())
 
 
+def test_command_is_the_one_that_the_page_names():
+    assert RESULTS["command"] == "python -m benchmarks --out docs/benchmarks"
+    assert f"&& {RESULTS['command']}\n" in (ROOT / "docs/speed.md").read_text()
+
+
 def test_every_work_was_measured_beside_every_peer():
     measured = {(row["suite"], row["work"], row["against"]) for row in RESULTS["rows"]}
     wanted = {
