@@ -27,7 +27,7 @@ def cases(*, quick: bool) -> Iterator[Case]:
         yield _point(case, "leaves of 1k", count)
     for count in of(LEAVES):
         leaves = Leaves(count, 2**10)
-        case = compiled("global_norm", f"float32, {leaves}", leaves.described(), None)
+        case = compiled("global_norm", f"float32, {leaves}", leaves.described())
         yield _point(case, "leaves of 1k, compilation", count)
     for entries in of(ENTRIES):
         case = clip(Leaves(16, entries // 16), jnp.float32, "above", apart=False)
