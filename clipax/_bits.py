@@ -28,6 +28,12 @@ def powers_of_two(k: Array, dtype) -> tuple[Array, Array]:
     return power(half), power(k - half)
 
 
+def times_power(x: Array, k: Array) -> Array:
+    """`2^k x`, also where 2^k is out of range."""
+    first, second = powers_of_two(k, jnp.finfo(x.dtype).dtype)
+    return x * first * second
+
+
 def exponent_of(n: Array) -> Array:
     """The k with 2^(k-1) <= n < 2^k, for a subnormal n that of the smallest normal number less one.
 
@@ -41,8 +47,7 @@ def exponent_of(n: Array) -> Array:
 
 def mantissa(n: Array) -> Array:
     """`n / 2^k`; 1 where n is not positive and finite."""
-    first, second = powers_of_two(-exponent_of(n), n.dtype)
-    return jnp.where((n > 0) & (n < jnp.inf), n * first * second, 1)
+    return jnp.where((n > 0) & (n < jnp.inf), times_power(n, -exponent_of(n)), 1)
 
 
 def lowered(x: Array) -> Array:

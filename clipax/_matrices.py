@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap, sequential_vmap
 
 from clipax import rules
-from clipax._bits import exponent_of, powers_of_two
+from clipax._bits import exponent_of, times_power
 
 
 class Spectrum(NamedTuple):
@@ -41,9 +41,9 @@ def spectrum(method: str, x: Array) -> Spectrum:
         x: a stack.
     """
     exponent = _exponent(lax.stop_gradient(x))
-    scaled = _times_power(lax.stop_gradient(x), -exponent)
+    scaled = times_power(lax.stop_gradient(x), -exponent)
     norm, factors = _MEASURED[method](scaled)
-    return Spectrum(_with_slope(x, _times_power(norm, exponent)), factors)
+    return Spectrum(_with_slope(x, times_power(norm, exponent)), factors)
 
 
 def clipped(rule: str, method: str, x: Array, known: Spectrum, threshold: Array) -> Array:
@@ -114,7 +114,7 @@ def _svd_measured(x: Array) -> tuple[Array, tuple[Array, ...]]:
 
 def _svd_clipped(rule: str, x: Array, threshold: Array, known: Spectrum) -> Array:
     u, s, v = known.factors
-    s = _times_power(s, _exponent(x))
+    s = times_power(s, _exponent(x))
     within = jnp.minimum(s, threshold) if rule == "hard" else s * rules.smooth_root(s, threshold)
     return _product(u * within, _adjoint(v))
 
@@ -136,11 +136,11 @@ def _eigh_clipped(rule: str, x: Array, threshold: Array, known: Spectrum) -> Arr
     def usual() -> Array:
         columns, s, q = known.factors
         exponent = _exponent(x)
-        factor = _factor(rule, _times_power(s, exponent), threshold)
-        return _times_power(_product(columns * factor, _adjoint(q)), exponent)
+        factor = _factor(rule, times_power(s, exponent), threshold)
+        return times_power(_product(columns * factor, _adjoint(q)), exponent)
 
     def exact() -> Array:
-        norm, factors = _svd_measured(_times_power(x, -_exponent(x)))
+        norm, factors = _svd_measured(times_power(x, -_exponent(x)))
         return _svd_clipped(rule, x, threshold, Spectrum(norm, factors))
 
     far = (known.norm / _TRUSTED > threshold) & (threshold > 0)
@@ -284,7 +284,7 @@ def _with_slope(x: Array, norm: Array) -> Array:
 @_with_slope.defjvp
 def _with_slope_jvp(primals, tangents):
     (x, norm), (dx, _) = primals, tangents
-    u, _, v = _svd(_times_power(x, -_exponent(x)))
+    u, _, v = _svd(times_power(x, -_exponent(x)))
     first, second = u[..., :1], v[..., :1]
     return norm, jnp.real(_product(_adjoint(first), _product(dx, second))).astype(norm.dtype)
 
@@ -293,8 +293,8 @@ def _with_slope_jvp(primals, tangents):
 def _clipped_jvp(rule, method, primals, tangents):
     (x, threshold, _), (dx, dthreshold, _) = primals, tangents
     exponent = _exponent(x)
-    u, s, v = _svd(_times_power(x, -exponent))
-    scaled = _times_power(threshold, -exponent)
+    u, s, v = _svd(times_power(x, -exponent))
+    scaled = times_power(threshold, -exponent)
     symmetric, skew, factor, slope = _differences(rule, s, scaled)
     moved = _product(dx, v)
     inner = _product(_adjoint(u), moved)
@@ -360,12 +360,6 @@ def _exponent(x: Array) -> Array:
     """The k with which the entries of 2^-k x are at most 1; 0 for a zero matrix."""
     peak = jnp.max(abs(x), axis=(-2, -1), keepdims=True)
     return exponent_of(peak)
-
-
-def _times_power(x: Array, k: Array) -> Array:
-    """`2^k x`."""
-    first, second = powers_of_two(k, jnp.finfo(x.dtype).dtype)
-    return x * first * second
 
 
 def as_tall(x: Any) -> Array:

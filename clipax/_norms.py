@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
-from clipax._bits import exponent_of, lowered, mantissa, powers_of_two, raised
+from clipax._bits import exponent_of, lowered, mantissa, powers_of_two, raised, times_power
 from clipax._layout import Layout, counts, in_one_vector, in_rows, joinable
 from clipax._places import entries_at, places_of, resharded, vector_of, vector_of_rows
 from clipax._together import Bundle
@@ -186,8 +186,7 @@ def _rescaled(norm, layout, arrays, sums, lost, plain) -> tuple[Array, ...]:
     scaled = _plain(norm, layout, _times(layout, arrays, powers))
 
     def back(b: Array, n: Array, k: Array, old: Array) -> Array:
-        first, second = powers_of_two(-k, n.dtype)
-        return jnp.where(b, n * first * second, old)
+        return jnp.where(b, times_power(n, -k), old)
 
     return tuple(map(back, lost, scaled, exponents, plain))
 

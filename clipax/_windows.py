@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from clipax._bits import exponent_of, times_power
 from clipax._trees import incremented
 
 
@@ -86,17 +87,18 @@ def median(ascending: Array) -> Array:
 
 
 def mean_and_deviation(values: Array, chosen: Array) -> tuple[Array, Array]:
-    """Of the chosen values of each group, in two passes over values divided by the largest.
+    """Of the chosen values of each group, in two passes over values times a power of two.
 
     Squares of the values themselves could overflow, and the difference of a mean of squares and the
-    square of a mean could be negative.
+    square of a mean could be negative. Equal values have no deviation, however they are compiled.
     """
     count = jnp.maximum(jnp.sum(chosen, axis=0), 1).astype(values.dtype)
     held = jnp.where(chosen, values, 0)
-    largest = jnp.max(abs(held), axis=0)
-    # A compiler may multiply by the reciprocal, which for the very largest would be flushed to 0.
-    unit = jnp.where(largest > 0, jnp.minimum(largest, jnp.finfo(values.dtype).max / 8), 1)
-    mean = jnp.sum(held / unit[None], axis=0) / count
-    square = jnp.sum(jnp.where(chosen, held / unit[None] - mean[None], 0) ** 2, axis=0) / count
+    k = exponent_of(jnp.max(abs(held), axis=0))
+    scaled = times_power(held, -k[None])
+    apart = jnp.where(chosen, scaled - jnp.max(scaled, axis=0)[None], 0)
+    rest = jnp.where(chosen, apart - (jnp.sum(apart, axis=0) / count)[None], 0)
+    square = jnp.sum(rest**2, axis=0) / count
     deviation = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
-    return (unit * mean).astype(values.dtype), (unit * deviation).astype(values.dtype)
+    mean = jnp.sum(scaled, axis=0) / count
+    return times_power(mean, k), times_power(deviation, k)

@@ -2,12 +2,14 @@
 
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_methods as methods
 from norm_series import calm, follow
 
-from clipax import thresholds
+from clipax import _windows, thresholds
 
 SERIES = 40
 
@@ -178,6 +180,20 @@ def test_deviation_of_equal_norms_is_its_least():
         norms = np.full(300, value, np.float32)
         found, _ = follow(thresholds.window_deviation(3.0), norms)
         np.testing.assert_allclose(found[64:], np.float64(norms[64:]) + 3e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("compile_", [jax.jit, lambda f: f], ids=["compiled", "eager"])
+def test_equal_norms_have_no_deviation(compile_, groups):
+    """Not even that of a quotient and a product with a reciprocal."""
+    of_window = compile_(_windows.mean_and_deviation)
+    values = np.random.default_rng(7).lognormal(sigma=3.0, size=(50, groups)).astype(np.float32)
+    for count in (2, 3, 25):
+        for value in values:
+            window = np.where(np.arange(25)[:, None] < count, value, np.inf)
+            mean, deviation = of_window(jnp.asarray(window, np.float32), window < np.inf)
+            np.testing.assert_allclose(mean, value, rtol=25 * 2**-24)  # of a sum in any order
+            assert not deviation.any(), (count, value, deviation)
 
 
 def test_deviation_stays_a_number_after_the_largest():
