@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.custom_batching import custom_vmap
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from clipax._layout import on_one_device
 
 
 def places(slices: Sequence[int | None]) -> list[int | range]:
@@ -89,6 +92,36 @@ def vector_of_rows(
     return reduce(found, axis=-1)
 
 
+def hidden(arrays: Any) -> Any:
+    """The arrays themselves, of which the compiler is not to know where they come from.
+
+    Compilers for CPUs drop barriers before they fuse loops in some versions (jax 0.10). There, on
+    one device, the arrays come out of a conditional, which no version looks through. Accelerators
+    would wait for the host at each.
+    """
+    last = jax.tree.leaves(arrays)[-1]
+    if not on_one_device([last]):
+        return lax.optimization_barrier(arrays)
+
+    def behind_conditional(arrays: Any) -> Any:
+        known = _any_nan(lax.stop_gradient(last))
+        return lax.cond(known, lax.optimization_barrier, lambda same: same, arrays)
+
+    return lax.platform_dependent(arrays, cpu=behind_conditional, default=lax.optimization_barrier)
+
+
+@custom_vmap
+def _any_nan(x: Array) -> Array:
+    """One scalar, also for a batch: of one for each run `vmap` makes the `cond` a `select`."""
+    return jnp.any(jnp.isnan(x))
+
+
+@_any_nan.def_vmap
+def _(axis_size: int, in_batched: Any, x: Array) -> tuple[Array, bool]:
+    del axis_size, in_batched
+    return _any_nan(x), False
+
+
 def entries_at(
     where: Sequence[int | range | tuple[int, ...]], vectors: tuple[Array, ...]
 ) -> list[tuple[Array, ...]]:
@@ -100,12 +133,11 @@ def entries_at(
     code, which it compiles once, and the arrays of one group share no scalar, which it would spread
     over a whole array in memory. Nor is it to put what the vectors come from into every loop.
     """
-    vectors = lax.optimization_barrier(vectors)
     if all(isinstance(p, int) for p in where) and vectors[0].shape[-1] == 1:
-        only = tuple(v[..., 0] for v in vectors)  # which entry, the compiler knows
+        only = tuple(v[..., 0] for v in lax.optimization_barrier(vectors))  # it knows which entry
         return lax.optimization_barrier([only for _ in where])
-    starts = [p.start if isinstance(p, range) else np.array(p) for p in where]
-    hidden = lax.optimization_barrier([np.uint32(i) for i in starts])
+    first = [p.start if isinstance(p, range) else np.array(p) for p in where]
+    starts, vectors = hidden(([np.uint32(i) for i in first], vectors))
 
     def taken(v: Array, place: int | range | tuple[int, ...], start: Array) -> Array:
         if isinstance(place, int):
@@ -116,7 +148,7 @@ def entries_at(
 
     return [
         tuple(taken(v, place, start) for v in vectors)
-        for place, start in zip(where, hidden, strict=True)
+        for place, start in zip(where, starts, strict=True)
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array, lax
+from jax import Array
 
 from clipax._bits import select
 from clipax._places import entries_at
@@ -85,8 +85,7 @@ def _scaled(static: _Static, leaves, norms, clean, thresholds, metrics) -> tuple
         own = entries_at(static.groups, (factors[0], powers[0]))
     else:
         both = zip(parts, zip(factors, powers, strict=True), strict=True)
-        own = in_order(parts, (part.apart_hidden(vectors) for part, vectors in both))
-        own = map(_kept, leaves, own)
+        own = in_order(parts, (part.apart_hidden(vectors, leaves) for part, vectors in both))
     return [multiply(x, *several) for x, several in zip(leaves, own, strict=True)], metrics
 
 
@@ -94,12 +93,6 @@ def _joined_thresholds(part: Bundle, thresholds: list[Array], shapes: list[Any])
     if all(thresholds[i].ndim < len(shapes[i]) for i in part.members):
         return thresholds[part.members[0]]  # one number for all
     return part.joined(list(map(jnp.broadcast_to, thresholds, shapes)))
-
-
-def _kept(leaf: Any, several: tuple[Array, ...]) -> tuple[Array, ...]:
-    """The factors of a leaf. Those that many entries share are not computed anew for each entry."""
-    shared = any(x.size < leaf.size for x in several)
-    return lax.optimization_barrier(several) if shared else several
 
 
 # A factor below the smallest normal number would flush to zero and take the gradient with it. The

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from clipax._layout import joinable
-from clipax._places import entries_at, places
+from clipax._places import entries_at, hidden, places
 from clipax._trees import promoted
 
 # Entries that are worth copying for fewer loops: beside a leaf with many more, and of its own.
@@ -60,10 +60,16 @@ class Bundle(NamedTuple):
             for i, shape in enumerate(self.shapes)
         ]
 
-    def apart_hidden(self, vectors: tuple[Array, ...]) -> list[tuple[Array, ...]]:
-        """The arrays of the members; the compiler is not to know their places, see `entries_at`."""
+    def apart_hidden(
+        self, vectors: tuple[Array, ...], leaves: Sequence[Array]
+    ) -> list[tuple[Array, ...]]:
+        """The arrays of the members; the compiler is not to know their places, see `entries_at`.
+
+        Nor is it to compute anew for every entry of a leaf what many of them share.
+        """
         if len(self.members) == 1:
-            return [vectors]
+            shared = any(v.size < leaves[self.members[0]].size for v in vectors)
+            return [hidden(vectors) if shared else vectors]
         own = entries_at(places([math.prod(shape) for shape in self.shapes]), vectors)
         return [
             tuple(jnp.reshape(x, shape) for x in entries)

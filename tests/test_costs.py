@@ -124,9 +124,6 @@ def _outside_of_conditionals(text):
     ]
 
 
-@pytest.mark.skipif(
-    jax.__version_info__ < (0, 12), reason="older compilers put factors into loops regardless"
-)
 def test_factors_of_units_are_not_computed_for_every_entry():
     """They are vectors: what makes them must not stand in the loops over the matrix."""
     optimizer = optax.chain(clipax.agc(), optax.adam(1e-3))
@@ -169,9 +166,6 @@ def test_unnamed_and_named_clippers_cost_the_same():
     assert cost(plain, "bytes accessed") == cost(named, "bytes accessed")
 
 
-@pytest.mark.skipif(
-    jax.__version_info__ < (0, 12), reason="older compilers share no loop between arrays"
-)
 @pytest.mark.parametrize("measure", ["per_tree", "per_layer", "per_leaf"])
 def test_leaves_of_one_shape_share_their_loops(measure):
     """What is to be compiled does not grow with the number of leaves."""
