@@ -93,19 +93,19 @@ def vector_of_rows(
 
 
 def hidden(arrays: Any) -> Any:
-    """The arrays themselves, of which the compiler is not to know where they come from.
+    """The arrays themselves, of which the compiler is not to know what they come from.
 
-    Compilers for CPUs drop barriers before they fuse loops in some versions (jax 0.10). There, on
-    one device, the arrays come out of a conditional, which no version looks through. Accelerators
-    would wait for the host at each.
+    That of jax 0.10 drops barriers on CPUs before it fuses loops. On a CPU with one device the
+    arrays come out of a conditional, which no version looks through. Its branches are the same, so
+    that any number which is not known before will do. Accelerators would wait for the host there.
     """
     last = jax.tree.leaves(arrays)[-1]
     if not on_one_device([last]):
         return lax.optimization_barrier(arrays)
 
     def behind_conditional(arrays: Any) -> Any:
-        known = _any_nan(lax.stop_gradient(last))
-        return lax.cond(known, lax.optimization_barrier, lambda same: same, arrays)
+        unknown = _any_nan(lax.stop_gradient(last))
+        return lax.cond(unknown, lax.optimization_barrier, lambda same: same, arrays)
 
     return lax.platform_dependent(arrays, cpu=behind_conditional, default=lax.optimization_barrier)
 
