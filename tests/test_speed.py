@@ -14,19 +14,6 @@ def test_command_is_the_one_that_the_page_names():
     assert f"&& {RESULTS['command']}\n" in (ROOT / "docs/speed.md").read_text()
 
 
-def test_readme_has_the_same_ratios():
-    section = (ROOT / "README.md").read_text().split("## How fast it is")[1].split("##")[0]
-    told = {tuple(line.strip("| ").split(" | ")) for line in section.splitlines() if "|" in line}
-    measured = {
-        (row["work"], row["against"], f"{row['ratio']['middle']:.3g}")
-        for row in RESULTS["rows"]
-        if row["suite"] != "growth"
-    }
-    head = {("work", "beside", "ratio"), ("---|---|--:",)}
-    assert len(told - head) == 7
-    assert told - head <= measured
-
-
 def test_every_work_was_measured_beside_every_peer():
     measured = {(row["suite"], row["work"], row["against"]) for row in RESULTS["rows"]}
     wanted = {
