@@ -1,4 +1,4 @@
-"""Names that the examples in docstrings use without importing them."""
+"""The plugins of `tests/helpers`, and the names that doctests use without importing them."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,8 @@ import optax
 import pytest
 
 import clipax
+
+pytest_plugins = ["tiers", "compilations"]
 
 
 @pytest.fixture(autouse=True)

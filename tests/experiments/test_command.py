@@ -7,18 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from killed_runs import numbers
+from paths import ROOT
 
 from experiments import board, cli, clippers, config, options, plan, provenance, task
 from experiments.columns import COLUMNS, schema
 from experiments.errors import UserError
-
-ROOT = Path(__file__).parent.parent
 
 # Options and settings
 
@@ -280,7 +278,7 @@ def test_a_damaged_group_is_named_and_trained_again(smoke, environment, tmp_path
 
 def test_killed_at_twenty_moments_it_keeps_the_store_of_one_left_alone(tmp_path, environment):
     words = ["run", "clipped_gd", "--smoke", "--methods", *clippers.NAMES[:6]]
-    script = [sys.executable, str(ROOT / "tests" / "killed_runs.py"), str(tmp_path), *words]
+    script = [sys.executable, str(ROOT / "tests/helpers/killed_runs.py"), str(tmp_path), *words]
     # Without the cache of compiled programs: a process may be killed while it writes there.
     plain = {key: value for key, value in environment.items() if "CACHE" not in key}
     done = subprocess.run(script, env=plain, cwd=ROOT, capture_output=True, text=True, timeout=500)

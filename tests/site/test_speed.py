@@ -1,11 +1,11 @@
 """The numbers in `docs/benchmarks`."""
 
 import json
-import pathlib
+
+from paths import ROOT
 
 from benchmarks import __main__ as command
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = json.loads((ROOT / "docs/benchmarks/results.json").read_text())
 
 

@@ -1,7 +1,8 @@
 """Kills a command at twenty random moments, and says whether its store is that of one left alone.
 
-Run as `python tests/killed_runs.py FOLDER COMMAND...`: each try is a fork of this process, which
-has imported everything and computed nothing, so that nearly all of it is the command's own work.
+Run as `python tests/helpers/killed_runs.py FOLDER COMMAND...`: each try is a fork of this process,
+which has imported everything and computed nothing, so that nearly all of it is the command's own
+work.
 """
 
 import os

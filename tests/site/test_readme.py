@@ -3,7 +3,6 @@
 import collections
 import json
 import math
-import pathlib
 import re
 from typing import Any
 
@@ -15,11 +14,11 @@ import pytest
 from catalogue import plain
 from contract import CORE, WRAPPERS
 from pages import LEADERBOARD, assert_prints_what_it_says, blocks, prose, run, standings
+from paths import ROOT
 
 import clipax
 from clipax import measures
 
-ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 PROSE = prose(TEXT)
 SECTIONS = dict(re.findall(r"^#+ ([^\n]+)\n(.*?)(?=^#+ |\Z)", PROSE, re.MULTILINE | re.DOTALL))

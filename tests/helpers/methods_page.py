@@ -1,7 +1,6 @@
 """The pages on methods: their tables and code, what their expressions use, gradients to try."""
 
 import inspect
-import pathlib
 import re
 from typing import Any
 
@@ -9,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from paths import ROOT
 
 import clipax
 
-ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {
     name: (ROOT / f"docs/{name}.md").read_text()
     for name in ("methods/index", "methods/parts", "methods/unnamed", "choose", "adding-a-method")

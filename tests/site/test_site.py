@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -10,10 +9,10 @@ import sys
 import browsers
 import peers
 import pytest
+from paths import ROOT
 
 import clipax
 
-ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = [*browsers.marks, pytest.mark.site]
 KINDS = (
     "index",

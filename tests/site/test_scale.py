@@ -1,13 +1,13 @@
 """What `docs/scale.md` says of the bytes of state."""
 
-import pathlib
 import re
 
 import pytest
+from paths import ROOT
 
 from benchmarks.scale import CLIPPERS, MODELS, state_bytes
 
-TEXT = (pathlib.Path(__file__).parents[1] / "docs/scale.md").read_text()
+TEXT = (ROOT / "docs/scale.md").read_text()
 STATE = re.search(r"^\| clipper \| state grows.*\n\|[-:| ]+\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
 assert STATE is not None
 ROWS = [row.strip("| ").split(" | ") for row in STATE[1].splitlines()]

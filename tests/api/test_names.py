@@ -3,7 +3,6 @@
 import importlib.metadata
 import inspect
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -19,11 +18,10 @@ from contract import (
     defined_in,
     each_function,
 )
+from paths import ROOT
 
 import clipax
 from clipax import measures, rules, thresholds
-
-ROOT = pathlib.Path(clipax.__file__).parents[1]
 
 
 def test_public_names_are_those_of_the_contract():

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-import test_laws_nonfinite
-import test_laws_norms
-import test_laws_state
+import test_nonfinite
+import test_norms
+import test_state
 from methods_page import (
     BLOCKS,
     PAGES,
@@ -72,11 +72,11 @@ def test_added_method_has_the_thresholds_of_its_reference():
 
 
 LAWS = [
-    test_laws_norms.test_norm_never_exceeds_a_moving_threshold,
-    test_laws_norms.test_dtypes_shapes_and_weak_types_are_kept,
-    test_laws_state.test_state_keeps_structure_shapes_and_dtypes,
-    test_laws_state.test_resumed_equals_uninterrupted_to_the_bit,
-    test_laws_nonfinite.test_clipping_comes_back_to_life_after_zeros,
+    test_norms.test_norm_never_exceeds_a_moving_threshold,
+    test_norms.test_dtypes_shapes_and_weak_types_are_kept,
+    test_state.test_state_keeps_structure_shapes_and_dtypes,
+    test_state.test_resumed_equals_uninterrupted_to_the_bit,
+    test_nonfinite.test_clipping_comes_back_to_life_after_zeros,
 ]
 
 
@@ -86,4 +86,4 @@ def test_added_method_keeps_the_law(law):
 
 
 def test_added_method_ignores_what_is_not_finite():
-    test_laws_nonfinite.test_nonfinite_step_leaves_the_state_as_if_it_had_not_been(added_row(), 3)
+    test_nonfinite.test_nonfinite_step_leaves_the_state_as_if_it_had_not_been(added_row(), 3)

@@ -5,9 +5,9 @@ import re
 
 import pytest
 from pages import anchors, assert_prints_what_it_says, blocks, prose
+from paths import ROOT
 from peers import package
 
-ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 GUIDES = sorted(path for path in (DOCS / "guides").glob("*.md") if path.stem != "index")
 WRITTEN = [  # pages of single methods are made when the site is built

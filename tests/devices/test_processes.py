@@ -7,7 +7,6 @@ process that is connected. So all of them are killed.
 
 import contextlib
 import os
-import pathlib
 import pickle
 import shutil
 import signal
@@ -20,9 +19,9 @@ import chex
 import jax
 import numpy as np
 import pytest
+from paths import ROOT
 
 pytestmark = pytest.mark.processes
-ROOT = pathlib.Path(__file__).parents[1]
 STEPS, NAN_AT, KILL_AT, SAVED_AT = 10, 5, 7, 6
 LIMIT = 300  # seconds from the start of a job to its end
 NAMES = ("adaptive", "per_layer", "largest")
@@ -83,7 +82,7 @@ def run(out, processes, devices, *options):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     own = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
     env = {**os.environ, **own, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests/processes/train.py"), str(out), *options]
+    command = [sys.executable, str(ROOT / "tests/devices/processes/train.py"), str(out), *options]
     command += ["--processes", str(processes), "--coordinator", f"localhost:{free_port()}"]
     started = []
     try:

@@ -5,18 +5,17 @@ Without the package the tests are skipped; with CLIPAX_REQUIRE_TPU=1 they fail.
 
 import importlib.util
 import json
-import pathlib
 import subprocess
 import sys
 
 import peers
 import pytest
 from catalogue import BY_NAME
+from paths import ROOT
 
 import clipax
 
 pytestmark = pytest.mark.tpu
-ROOT = pathlib.Path(__file__).parents[1]
 GATHERS = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
 

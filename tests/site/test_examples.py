@@ -1,14 +1,14 @@
 """The scripts in examples/ train, log what their clippers do, and stay short."""
 
-import pathlib
 import re
 import runpy
 
 import peers
 import pytest
+from paths import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-FOLDER = pathlib.Path(__file__).parents[1] / "examples"
+FOLDER = ROOT / "examples"
 SCRIPTS = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
 PRINTING = sorted(SCRIPTS.keys() - {"tensorboard_logging", "wandb_offline"})
 METRICS = {"norm", "threshold", "factor", "clipped", "clip_rate", "nonfinite"}

@@ -3,13 +3,13 @@
 import contextlib
 import csv
 import io
-import pathlib
 import re
 from typing import Any
 
 import numpy as np
+from paths import ROOT
 
-LEADERBOARD = pathlib.Path(__file__).parents[1] / "docs/leaderboard"
+LEADERBOARD = ROOT / "docs/leaderboard"
 
 
 def blocks(text: str, language: str) -> list[str]:

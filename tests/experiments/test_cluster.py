@@ -5,17 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from killed_runs import groups
+from paths import ROOT
 
 from experiments import cli
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `cluster`")
 pytestmark = pytest.mark.processes
 
-ROOT = Path(__file__).parent.parent
 METHODS = ("none", "global_norm", "value", "adaptive", "zclip", "agc")
 
 

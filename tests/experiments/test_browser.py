@@ -2,7 +2,7 @@
 
 import browsers
 import pytest
-import test_experiments_page as pages
+import test_page as pages
 
 from experiments import report
 
