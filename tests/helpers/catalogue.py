@@ -1,4 +1,4 @@
-"""The catalogue: every clipper with the facts that the laws need, and the trees they run on.
+"""The catalogue: every clipper with the facts that the laws need.
 
 A new clipper is one row here and gets every law.
 """
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import reference
+from numpy_groups import group_arrays, label_of, norm_of
 
 import clipax
 from clipax import measures, rules, thresholds
@@ -84,13 +84,6 @@ def _beside(clipper, *args, **kwargs):
 def _quarter(leaf: Any) -> Any:
     dtype = getattr(leaf, "dtype", np.float32)
     return jnp.full_like(leaf, 0.25) if jnp.issubdtype(dtype, jnp.inexact) else leaf
-
-
-LABELS = {"dense": "a", "cell": "b", "scalar": "b", "rest": "b"}
-
-
-def label_of(path: str) -> str:
-    return LABELS[path.split("/")[0]]
 
 
 def _spectral(name, threshold=0.5, **options):
@@ -186,132 +179,6 @@ CATALOGUE = [
 INSIDE_LEAVES = ("unit", "matrix", "element")
 
 BY_NAME = {row.name: row for row in CATALOGUE}
-
-
-# Trees
-
-
-def mixed(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
-    """Every kind of leaf at once; the scalar is weakly typed."""
-    rng = np.random.default_rng(seed)
-
-    def leaf(*shape, dtype=jnp.float32):
-        return jnp.asarray(rng.normal(size=shape) * scale, dtype)
-
-    return {
-        "dense": {"kernel": leaf(4, 3), "bias": leaf(3, dtype=jnp.bfloat16)},
-        "cell": [leaf(2, 3, 2, dtype=jnp.float16), leaf(3, dtype=jnp.complex64), None],
-        "scalar": jnp.asarray(rng.normal() * scale),
-        "rest": {
-            "empty": jnp.zeros((0, 2)),
-            "count": jnp.arange(3),
-            "none": np.zeros((2,), jax.dtypes.float0),
-            "masked": optax.MaskedNode(),
-        },
-    }
-
-
-def plain(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
-    """Two layers of float32."""
-    rng = np.random.default_rng(seed)
-    sizes = {"dense": {"kernel": (4, 3), "bias": (3,)}, "scalar": ()}
-    return jax.tree.map(
-        lambda shape: jnp.asarray(rng.normal(size=shape) * scale, jnp.float32),
-        sizes,
-        is_leaf=lambda x: isinstance(x, tuple),
-    )
-
-
-def with_dtype(tree: Any, dtype: Any) -> Any:
-    return jax.tree.map(lambda x: x.astype(dtype), tree)
-
-
-def _many(count: int) -> dict[str, Any]:
-    rng = np.random.default_rng(count)
-    return {
-        f"layer{i}": {"w": jnp.asarray(rng.normal(size=(2, 3)), jnp.float32)} for i in range(count)
-    }
-
-
-TREES = {
-    "float32": plain(1),
-    "bfloat16": with_dtype(plain(2), jnp.bfloat16),
-    "float16": with_dtype(plain(3), jnp.float16),
-    "mixed": mixed(4),
-    "scalars": [jnp.float32(3.0), jnp.float16(-4.0), 0.5],
-    "empty": {},
-    "none": {"a": None, "b": jnp.ones(3)},
-    "masked": {"a": optax.MaskedNode(), "b": jnp.full((2, 2), -2.0)},
-    "only_masked": {"a": optax.MaskedNode()},
-    "complex": [jnp.asarray([3 + 4j, 0, -1j], jnp.complex64), jnp.ones(2)],
-    "integer": {"a": jnp.arange(4), "b": jnp.arange(3.0)},
-    "only_integer": [jnp.arange(4)],
-    "float0": [np.zeros(3, jax.dtypes.float0), jnp.ones((2, 2))],
-    "one_leaf": jnp.asarray([[3.0, 4.0]]),
-    "bare_list": [jnp.ones(2), jnp.full((3,), 2.0)],
-    "hundred": _many(100),
-}
-
-
-# What the groups of a tree are, told once more in numpy.
-
-
-def inexact(leaf: Any) -> bool:
-    return jnp.issubdtype(np.asarray(leaf).dtype, jnp.inexact)
-
-
-def double(leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
-    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
-
-
-def group_arrays(groups: str, tree: Any) -> list[list[np.ndarray]]:
-    """The float64 arrays of each group."""
-    found = [(p, x) for p, x in jax.tree_util.tree_flatten_with_path(tree)[0] if inexact(x)]
-    if groups == "element":
-        return [[entry] for _, x in found for entry in double(x).ravel()]
-    if groups == "unit":
-        return [[column] for _, x in found for column in _units(double(x))]
-    if groups == "matrix":
-        return [[matrix] for _, x in found for matrix in matrices(double(x))]
-    by_key: dict[Any, list[np.ndarray]] = {label: [] for label in "ab" if groups == "label"}
-    for i, (path, x) in enumerate(found):
-        keys = tuple(getattr(k, "key", getattr(k, "idx", getattr(k, "name", None))) for k in path)
-        key = {
-            "tree": lambda: 0,
-            "layer": lambda keys=keys: reference.layer(keys),
-            "leaf": lambda i=i: i,
-            "label": lambda keys=keys: LABELS[keys[0]],
-        }[groups]()
-        by_key.setdefault(key, []).append(double(x))
-    return list(by_key.values())
-
-
-def _units(array: np.ndarray) -> list[np.ndarray]:
-    if array.ndim < 2:
-        return [array]
-    spanned = 1 if array.ndim < 4 else array.ndim - 1
-    rest = math.prod(array.shape[spanned:])
-    return list(array.reshape(-1, rest).T)
-
-
-def matrices(array: np.ndarray) -> list[np.ndarray]:
-    """The matrices of a leaf: its last two axes. A leaf with fewer is one column."""
-    if array.ndim < 2:
-        return [array.reshape(-1, 1)]
-    count = math.prod(array.shape[:-2])
-    return list(array.reshape(count, *array.shape[-2:]))
-
-
-def norm_of(arrays: list[np.ndarray], ord: Any) -> float:
-    """The norm of one group in float64."""
-    if ord == "rms":
-        size = sum(np.size(a) for a in arrays)
-        return reference.norm(arrays) / math.sqrt(size) if size else 0.0
-    if ord == "spectral":
-        (matrix,) = arrays
-        return float(np.linalg.norm(matrix, 2)) if matrix.size else 0.0
-    return reference.norm(arrays, ord)
 
 
 def group_norms(row: Row, tree: Any) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Clippers inside and around what optax, Flax and jmp wrap: accumulation, masks, loss scales."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,20 +9,26 @@ import jmp
 import numpy as np
 import optax
 import pytest
-from catalogue import BY_NAME, norm_of, plain, with_dtype
+from catalogue import BY_NAME
 from flax.training.dynamic_scale import DynamicScale
-from laws import assert_same_bits, series, steps
+from numpy_groups import norm_of
+from rows import sampled
+from trees import plain, with_dtype
+from updates import assert_same_bits, series, steps
 
 import clipax
 
-NAMES = ["global_norm", "value", "adaptive", "adagc", "unit"]
-every = pytest.mark.parametrize("name", NAMES)
+NAMES = ("global_norm", "value", "adaptive", "adagc", "unit")
+
+
+def names(*default):
+    return sampled("name", {name: name for name in NAMES}, default)
 
 
 # Accumulation
 
 
-@every
+@names("adaptive", "unit")
 def test_accumulated_gradient_is_clipped_once(name):
     optimizer = optax.chain(BY_NAME[name].make(), optax.sgd(1.0))
     micro = series(8)
@@ -38,7 +46,7 @@ def test_accumulated_gradient_is_clipped_once(name):
 MASK = {"dense": {"kernel": True, "bias": False}, "scalar": True}
 
 
-@every
+@names("adaptive", "value")
 def test_masked_leaves_do_not_count_and_pass(name):
     clipper, gradients = BY_NAME[name].make(), series(5)
     found, _ = steps(optax.masked(clipper, MASK), gradients)
@@ -50,7 +58,7 @@ def test_masked_leaves_do_not_count_and_pass(name):
         chex.assert_trees_all_close(result["scalar"], right["scalar"], rtol=1e-6)
 
 
-@every
+@names("global_norm", "adagc")
 def test_frozen_parameters_count_in_no_norm(name):
     labels = {"dense": "train", "scalar": "frozen"}
     clipper, gradients = BY_NAME[name].make(), series(5)
@@ -80,7 +88,7 @@ def test_norm_around_a_partition_is_that_of_all():
 # What is not finite
 
 
-@every
+@names("adaptive")
 def test_skipping_what_is_not_finite_agrees_with_optax(name):
     inner = optax.chain(BY_NAME[name].make(), optax.adam(0.1))
     good = series(5)
@@ -170,31 +178,43 @@ def scaled_by_jmp(scale, params, x):
     return scale.adjust(finite), finite, gradient
 
 
-def trained_in_half(optimizer, scale, package="flax"):
-    """Parameters and state after six steps, the gradients being unscaled before the optimizer."""
-    params = {"w": jnp.asarray([0.5, -0.25, 1.0, 0.125])}
-    state = optimizer.init(params)
-    if package == "flax":
-        dynamic, scaled = DynamicScale(scale=scale), scaled_by_flax
-    else:
-        dynamic, scaled = jmp.DynamicLossScale(jnp.asarray(scale)), scaled_by_jmp
+@functools.cache
+def step_in_half(optimizer, package):
+    scaled = scaled_by_flax if package == "flax" else scaled_by_jmp
 
-    @jax.jit
     def step(dynamic, params, state, x):
         dynamic, finite, gradient = scaled(dynamic, params, x)
         updates, new = optimizer.update(gradient, state, params)
         new = optax.apply_updates(params, updates), new
         return dynamic, *jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, (params, state))
 
+    return jax.jit(step)
+
+
+def trained_in_half(optimizer, scale, package="flax"):
+    """Parameters and state after six steps, the gradients being unscaled before the optimizer."""
+    params = {"w": jnp.asarray([0.5, -0.25, 1.0, 0.125])}
+    state = optimizer.init(params)
+    scale = jnp.asarray(scale)
+    dynamic = DynamicScale(scale=scale) if package == "flax" else jmp.DynamicLossScale(scale)
     for x in X:
-        dynamic, params, state = step(dynamic, params, state, x)
+        dynamic, params, state = step_in_half(optimizer, package)(dynamic, params, state, x)
     return params, state
 
 
-@every
-@pytest.mark.parametrize("package, scale", [("flax", 2.0**6), ("flax", 2.0**10), ("jmp", 2.0**10)])
-def test_clipping_is_the_same_at_any_loss_scale(name, scale, package):
-    optimizer = optax.chain(BY_NAME[name].make(), optax.adam(1e-2))
+@functools.cache
+def clipped_adam(name):
+    return optax.chain(BY_NAME[name].make(), optax.adam(1e-2))
+
+
+SCALES = {"flax-64": ("flax", 2.0**6), "flax-1024": ("flax", 2.0**10), "jmp-1024": ("jmp", 2.0**10)}
+
+
+@names("adaptive", "value")
+@sampled("scaled", SCALES, ["flax-64", "jmp-1024"])
+def test_clipping_is_the_same_at_any_loss_scale(name, scaled):
+    package, scale = scaled
+    optimizer = clipped_adam(name)
     expected, usual = trained_in_half(optimizer, 1.0)
     params, state = trained_in_half(optimizer, scale, package)
     chex.assert_trees_all_close(params, expected, rtol=1e-4, atol=1e-5)
@@ -204,8 +224,7 @@ def test_clipping_is_the_same_at_any_loss_scale(name, scale, package):
 @pytest.mark.parametrize("package", ["flax", "jmp"])
 def test_step_that_overflows_leaves_no_trace(package):
     """At a scale of 2^17 all gradients overflow; the scale falls, and the first step is taken."""
-    optimizer = optax.chain(clipax.adaptive(warmup=1), optax.adam(1e-2))
-    _, state = trained_in_half(optimizer, 2.0**18, package)
+    _, state = trained_in_half(clipped_adam("adaptive"), 2.0**18, package)
     assert int(clipax.metrics(state)["nonfinite"]) == 0
     assert 0 < int(state[0].step) < len(X)
     assert float(clipax.metrics(state)["norm"]) < 100
@@ -221,7 +240,7 @@ def test_clipping_before_unscaling_clips_another_gradient():
     np.testing.assert_allclose(wrong["w"] / scale, np.array([0.6, 0.8]) / scale, rtol=1e-3)
 
 
-@every
+@names("global_norm", "adagc")
 def test_training_in_bfloat16_keeps_its_dtypes_and_learns(name):
     optimizer = optax.chain(BY_NAME[name].make(), optax.adam(0.05))
     params = with_dtype(plain(1), jnp.bfloat16)

@@ -5,7 +5,9 @@ import re
 
 import jax
 import pytest
-from catalogue import BY_NAME, plain
+from catalogue import BY_NAME
+from rows import STRUCTURES, sampled
+from trees import plain
 
 
 @functools.cache
@@ -17,7 +19,7 @@ def traced(name):
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm"])
-@pytest.mark.parametrize("name", BY_NAME)
+@sampled("name", {name: name for name in BY_NAME}, STRUCTURES)
 def test_update_lowers_and_calls_no_library_but_for_singular_values(name, platform):
     text = traced(name).lower(lowering_platforms=(platform,)).as_text()
     called = set(re.findall(r"custom_call @([\w.]+)", text))

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from laws import every
 from norms import enable_x64
+from rows import rows
 
 # Their thresholds are read from bins, and jump by less than the width of one.
 TABLES = {"autoclip", "autoclip_per_unit"}
@@ -26,7 +26,7 @@ def trained(row, start):
     return sum(jnp.sum(weights * x) for x in jax.tree.leaves(params))
 
 
-@every
+@rows(default=["adaptive", "moving_average_per_leaf"])
 def test_derivatives_through_ten_steps_are_those_of_finite_differences(row):
     with enable_x64():
         start = {"dense": {"kernel": jnp.asarray([[1.1, -0.8], [0.6, 1.4]])}}

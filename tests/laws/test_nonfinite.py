@@ -4,83 +4,76 @@ import functools
 
 import chex
 import jax
-import jax.numpy as jnp
+import laws
 import numpy as np
 import pytest
-from catalogue import INSIDE_LEAVES, group_arrays, group_norms, plain
-from laws import assert_same_bits, every, run, series
+from catalogue import INSIDE_LEAVES, group_norms
+from numpy_groups import group_arrays
+from rows import every, rows
+from trees import filled, plain, with_element
+from updates import policy_of, run, series
 
 # Law 5: a norm that is not finite enters nothing.
 
 MODES = ("propagate", "zero", "sanitize")
+by_mode = rows(
+    default=[
+        "global_norm", "adaptive_per_layer", "unit_mean", "value", "clippy", "stable_spam",
+        "spectral",
+    ]
+)  # fmt: skip
 
 
 def poisoned(bad):
-    gradient = plain(11)
-    gradient["dense"]["kernel"] = gradient["dense"]["kernel"].at[1, 2].set(bad)
-    return gradient
-
-
-@functools.cache
-def _in_every_mode(row):
-    clippers = {mode: row.make(nonfinite=mode) for mode in MODES}
-    return jax.jit(lambda g, s: {mode: clippers[mode].update(g, s) for mode in MODES})
-
-
-def in_every_mode(row, gradients, state=None):
-    """Updates in a row; the last result of each mode, and the state, which the modes share."""
-    state = row.make().init(gradients[0]) if state is None else state
-    for gradient in gradients:
-        found = _in_every_mode(row)(gradient, state)
-        for mode in MODES[1:]:
-            assert_same_bits(found[mode][1].policy, found[MODES[0]][1].policy)
-        state = found[MODES[0]][1]
-    return {mode: result for mode, (result, _) in found.items()}, state
+    return with_element(plain(11), bad)
 
 
 @every
 @pytest.mark.parametrize("at", [0, 1, 6])
 def test_nonfinite_step_leaves_the_state_as_if_it_had_not_been(row, at):
     """Of the groups that were hit; a schedule counts the step all the same."""
-    good = series(9)
-    bad = jax.tree.map(lambda x: x * jnp.nan, plain())
-    if row.by_step:
-        expected = in_every_mode(row, good[:at])[1] if at else row.make().init(plain())
-        _, state = in_every_mode(row, [bad], expected)
-        assert_same_bits(state.policy, expected.policy)
-        return
-    _, expected = in_every_mode(row, good)
-    _, state = in_every_mode(row, [*good[:at], bad, *good[at:]])
-    assert_same_bits(state.policy, expected.policy)
-    if state.metrics.nonfinite is not None:
-        assert int(state.metrics.nonfinite) == 1
-    assert int(state.step) == int(expected.step) + 1
-
-
-@every
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nonfinite_group_becomes_nan_or_zero_as_asked(row, bad):
-    gradient = poisoned(bad)
-    results, _ = in_every_mode(row, [gradient])
-    before, nans, zeros = (
-        group_arrays(row.groups, tree) for tree in (gradient, results["propagate"], results["zero"])
+    found = laws.nonfinite_step_enters_no_statistic(
+        row.make(), series(9), filled(np.nan), at, policy_of, counts_steps=row.by_step
     )
-    for arrays, nan, zero in zip(before, nans, zeros, strict=True):
-        lost = not all(np.isfinite(x).all() for x in arrays)
-        assert all(np.isnan(x).all() if lost else np.isfinite(x).all() for x in nan)
-        assert all(np.isfinite(x).all() and not (lost and np.any(x)) for x in zero)
+    if found:
+        state, without = found
+        assert int(state.step) == int(without.step) + 1
+
+
+@by_mode
+def test_every_mode_learns_the_same(row):
+    gradients = [*series(4), poisoned(np.inf), filled(np.nan), *series(3, 20)]
+    laws.modes_learn_alike([row.make(nonfinite=mode) for mode in MODES], gradients, policy_of)
+
+
+every_bad = pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 
 
 @every
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@every_bad
+def test_nonfinite_group_becomes_nan(row, bad):
+    groups = functools.partial(group_arrays, row.groups)
+    laws.nonfinite_groups_become_nan(row.make(), poisoned(bad), groups)
+
+
+@by_mode
+@every_bad
+def test_nonfinite_group_becomes_zero_if_asked(row, bad):
+    groups = functools.partial(group_arrays, row.groups)
+    laws.nonfinite_groups_become_zero(row.make(nonfinite="zero"), poisoned(bad), groups)
+
+
+@by_mode
+@every_bad
 def test_sanitized_gradient_is_that_without_its_nonfinite_entries(row, bad):
-    _, state = in_every_mode(row, series(6))
-    result = in_every_mode(row, [poisoned(bad)], state)[0]["sanitize"]
+    sanitize = row.make(nonfinite="sanitize")
+    _, state = run(sanitize, series(6))
+    (result,), _ = run(sanitize, [poisoned(bad)], state)
     assert row.mixes or float(result["dense"]["kernel"][1, 2]) == 0
     assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(result))
     clean = poisoned(0.0)
     if row.fixed is not None:
-        expected = in_every_mode(row, [clean], state)[0]["propagate"]
+        (expected,), _ = run(row.make(), [clean], run(row.make(), series(6))[1])
         chex.assert_trees_all_close(result, expected, rtol=1e-6)
     elif row.rule != "stable_spam":  # which enlarges as well
         norms = group_norms(row, result) / np.maximum(group_norms(row, clean), 1e-30)
@@ -89,16 +82,10 @@ def test_sanitized_gradient_is_that_without_its_nonfinite_entries(row, bad):
 
 @every
 def test_only_the_group_that_is_hit_is_frozen(row):
-    """Its state stays to the bit, that of every other group moves as if nothing had happened."""
-    clipper, history, bad = row.make(), series(4), poisoned(np.nan)
-    _, before = run(clipper, history)
-    _, hit = run(clipper, [bad], before)
-    _, clean = run(clipper, [poisoned(0.0)], before)
-    frozen = frozen_groups(row, bad)
-    states = (jax.tree.leaves(s.policy) for s in (before, hit, clean))
-    for i, (old, new, other) in enumerate(zip(*states, strict=True)):
-        mask = np.broadcast_to(frozen[i % len(frozen)], new.shape)
-        np.testing.assert_array_equal(new, np.where(mask, old, other))
+    laws.statistics_of_other_groups_go_on(
+        row.make(), series(4), poisoned(np.nan), poisoned(0.0),
+        frozen_groups(row, poisoned(np.nan)), policy_of,
+    )  # fmt: skip
 
 
 def frozen_groups(row, gradient):
@@ -118,11 +105,10 @@ def frozen_groups(row, gradient):
 
 @every
 def test_clipping_comes_back_to_life_after_zeros(row):
-    zeros = jax.tree.map(jnp.zeros_like, plain())
-    calm = [plain(i, 0.01) for i in range(row.reset)]
-    spike = plain(3, 1e4)
-    results, _ = run(row.make(), [zeros] * 10 + calm + [spike])
-    assert all(np.isfinite(np.asarray(x)).all() for r in results for x in jax.tree.leaves(r))
-    if row.rule != "skip":  # calm gradients come through, and a spike does not
-        assert all(np.any(x) for x in jax.tree.leaves(results[-2]))
-    assert group_norms(row, results[-1]).max() < 0.9 * group_norms(row, spike).max()
+    laws.clipping_recovers_from_zeros(
+        row.make(),
+        [plain(i, 0.01) for i in range(row.reset)],
+        plain(3, 1e4),
+        functools.partial(group_norms, row),
+        keeps_calm_gradients=row.rule != "skip",
+    )

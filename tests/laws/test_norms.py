@@ -2,18 +2,27 @@
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
+import laws
 import numpy as np
 import optax
 import pytest
-from catalogue import group_arrays, group_norms, inexact, label_of, mixed, plain, with_dtype
-from laws import assert_same_bits, every, rows, run, series
+from catalogue import group_norms
+from numpy_groups import group_arrays, label_of
+from rows import each_structure, rows, sampled
+from trees import mixed, plain, with_dtype
+from updates import assert_same_bits, series
 
 import clipax
 
-DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
+
+def norms_of(row):
+    return functools.partial(group_norms, row)
+
+
+def groups_of(row):
+    return functools.partial(group_arrays, row.groups)
 
 
 # Law 1: norms in float32, no overflow, no underflow, dtypes kept.
@@ -24,109 +33,89 @@ DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
 )
 @pytest.mark.parametrize("magnitude", [1e25, 1e-30, 1.0], ids=["huge", "tiny", "usual"])
 def test_norm_neither_overflows_nor_underflows(row, magnitude):
-    gradient = plain(5, magnitude)
-    (_,), state = run(row.make(), [gradient])
-    if "norm" in clipax.metrics(state):
-        norm = float(clipax.metrics(state)["norm"])
-        assert norm == pytest.approx(group_norms(row, gradient).max(), rel=1e-6)
+    laws.reported_norm_is_the_largest(row.make(), plain(5, magnitude), norms_of(row))
 
 
 @rows("rescale", "spectral", fixed=True)
 @pytest.mark.parametrize("magnitude", [1e25, 1e36, 1e-30], ids=["huge", "largest", "tiny"])
 def test_extreme_gradients_are_clipped_to_their_thresholds(row, magnitude):
-    gradient = plain(5, magnitude)
-    gradient = jax.tree.map(lambda x: jnp.clip(x, -3 * magnitude, 3 * magnitude), gradient)
-    (result,), _ = run(row.make(), [gradient])
-    before, after = group_norms(row, gradient), group_norms(row, result)
-    kept = before <= row.fixed
-    np.testing.assert_array_equal(after[kept], before[kept])
-    np.testing.assert_allclose(after[~kept], row.fixed, rtol=1e-6 + row.error)
+    bound = np.float32(3 * magnitude)
+    gradient = jax.tree.map(lambda x: np.clip(x, -bound, bound), plain(5, magnitude))
+    laws.norms_above_the_threshold_become_the_threshold(
+        row.make(), gradient, row.fixed, norms_of(row), row.error
+    )
 
 
-@every
+HELD_AS_MIXED = (
+    "global_norm", "moving_average_per_leaf", "unit_mean", "value", "normalize", "clippy",
+    "stable_spam", "spectral",
+)  # fmt: skip
+
+
+@rows(default=HELD_AS_MIXED)
 def test_float16_of_60000_is_not_lost(row):
     gradient = mixed(6)
-    gradient["cell"][0] = jnp.full((2, 3, 2), 60000, jnp.float16)
-    (result,), _ = run_mixed(row.make(), [gradient])
-    finite = [np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(result) if inexact(x)]
-    assert all(finite)
+    gradient["cell"][0] = np.full((2, 3, 2), 60000, np.float16)
+    result = laws.finite_gradients_stay_finite(row.make(), gradient)
     if row.rule != "skip":
         assert np.all(np.asarray(result["cell"][0]) > 0)
 
 
-@every
+@each_structure
 def test_dtypes_shapes_and_weak_types_are_kept(row):
     gradient = mixed()
     assert gradient["scalar"].weak_type
-    assert_kept(row.make(), gradient)
+    laws.dtypes_shapes_and_weak_types_are_kept(row.make(), gradient)
 
 
 @pytest.mark.parametrize("threshold", [lambda step: jnp.float32(0.1), jnp.float32(0.1)])
 @pytest.mark.parametrize("make", [clipax.global_norm, clipax.per_leaf, clipax.value])
 def test_dtype_of_the_threshold_does_not_matter(make, threshold):
-    assert_kept(make(threshold), mixed())
+    laws.dtypes_shapes_and_weak_types_are_kept(make(threshold), mixed())
     if isinstance(threshold, jax.Array):
         return
     injected = optax.inject_hyperparams(make)(threshold)
-    assert_kept(injected, with_dtype(plain(), jnp.bfloat16))
-
-
-def assert_kept(clipper, gradient):
-    result, _ = clipper.update(gradient, clipper.init(gradient))
-    chex.assert_trees_all_equal_structs(result, gradient)
-    for x, y in zip(jax.tree.leaves(result), jax.tree.leaves(gradient), strict=True):
-        if inexact(y):
-            assert x.shape == y.shape and x.dtype == y.dtype and x.weak_type == y.weak_type
-        else:
-            assert x is y
+    laws.dtypes_shapes_and_weak_types_are_kept(injected, with_dtype(plain(), jnp.bfloat16))
 
 
 # Law 2: the norm afterwards is at most the threshold; the direction is kept.
 
+BOUNDED = ("rescale", "value", "spectral", "soft_spectral")
 
-@rows("rescale", "value", "spectral", "soft_spectral", fixed=True)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
-def test_norm_never_exceeds_threshold(row, dtype):
-    allowed = row.fixed * (1 + (row.error if dtype == jnp.float32 else float(jnp.finfo(dtype).eps)))
+
+@rows(*BOUNDED, fixed=True)
+def test_norm_never_exceeds_threshold(row):
+    gradients = [plain(i, 3.0) for i in range(20)]
+    laws.norm_never_exceeds_the_threshold(
+        row.make(), gradients, row.fixed, norms_of(row), row.error
+    )
+
+
+SIXTEEN_BITS = pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, jnp.float16], ids=lambda d: d.__name__
+)
+NARROW = ("global_norm", "block_rms", "value", "spectral")
+
+
+@rows(*BOUNDED, fixed=True, default=NARROW)
+@SIXTEEN_BITS
+def test_norm_never_exceeds_threshold_by_more_than_a_rounding_of_16_bits(row, dtype):
     gradients = [with_dtype(plain(i, 3.0), dtype) for i in range(20)]
-    for result in run(row.make(), gradients)[0]:
-        assert group_norms(row, result).max() <= allowed
+    laws.norm_never_exceeds_the_threshold(
+        row.make(), gradients, row.fixed, norms_of(row), float(jnp.finfo(dtype).eps)
+    )
 
 
 @rows("rescale", "spectral", fixed=False)
 def test_norm_never_exceeds_a_moving_threshold(row):
-    clipper, state = row.make(), None
-    for gradient in series(30):
-        (result,), state = run(clipper, [gradient], state)
-        values = clipax.metrics(state)
-        if row.groups == "tree":
-            allowed = max(
-                float(values["threshold"]), float(values["norm"]) * (values["factor"] == 1)
-            )
-            assert group_norms(row, result).max() <= allowed * (1 + 1e-7 * (values["factor"] == 1))
-        assert np.all(group_norms(row, result) <= group_norms(row, gradient))
+    laws.norm_never_exceeds_a_moving_threshold(
+        row.make(), series(30), norms_of(row), one_group=row.groups == "tree"
+    )
 
 
-@rows("rescale", "smooth", "normalize", "stabilized", "at_least")
+@rows("rescale", "smooth", "normalize", "stabilized", "at_least", default=HELD_AS_MIXED)
 def test_direction_is_kept(row):
-    gradient = mixed(7, 3.0)
-    (result,), _ = run_mixed(row.make(), [gradient])
-    pairs = zip(group_arrays(row.groups, gradient), group_arrays(row.groups, result), strict=True)
-    for before, after in pairs:
-        a, b = (np.concatenate([np.ravel(x) for x in arrays]) for arrays in (before, after))
-        if np.any(a):
-            cosine = np.real(np.vdot(a, b)) / (np.linalg.norm(a) * np.linalg.norm(b))
-            assert cosine == pytest.approx(1, abs=1e-4)
-
-
-def run_mixed(clipper, gradients, state=None):
-    """Updates in a row of trees that hold float0 leaves, which cannot pass through `jit`."""
-    state = clipper.init(gradients[0]) if state is None else state
-    results = []
-    for gradient in gradients:
-        result, state = clipper.update(gradient, state)
-        results.append(result)
-    return results, state
+    laws.direction_is_kept(row.make(), mixed(7, 3.0), groups_of(row))
 
 
 @rows("rescale", "spectral", fixed=True)
@@ -157,13 +146,22 @@ def rescaled_to(row, threshold):
 
 # Law 3: within the threshold nothing changes, to the bit.
 
+UNCHANGED = ("rescale", "skip", "value", "spectral")
 
-@rows("rescale", "skip", "value", "spectral", fixed=True)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
-def test_group_within_threshold_is_unchanged_to_the_bit(row, dtype):
-    gradient = with_dtype(plain(8, 1e-3), dtype)
-    gradient["scalar"] = jnp.asarray(-0.0, dtype)
-    assert_same_bits(run(row.make(), [gradient])[0][0], gradient)
+
+def small(dtype):
+    return with_dtype(plain(8, 1e-3), dtype) | {"scalar": jax.device_put(np.zeros((), dtype) * -1)}
+
+
+@rows(*UNCHANGED, fixed=True)
+def test_group_within_threshold_is_unchanged_to_the_bit(row):
+    laws.gradient_within_the_threshold_is_unchanged(row.make(), small(jnp.float32))
+
+
+@rows(*UNCHANGED, fixed=True, default=NARROW)
+@SIXTEEN_BITS
+def test_group_of_16_bits_within_threshold_is_unchanged_to_the_bit(row, dtype):
+    laws.gradient_within_the_threshold_is_unchanged(row.make(), small(dtype))
 
 
 def test_norm_equal_to_the_threshold_is_unchanged():
@@ -193,8 +191,10 @@ MAKE_WITH_THRESHOLD = {
         for rule in (clipax.rules.normalize, clipax.rules.smooth, clipax.rules.skip)
     },
 }
-each_with_threshold = pytest.mark.parametrize(
-    "make", MAKE_WITH_THRESHOLD.values(), ids=MAKE_WITH_THRESHOLD
+each_with_threshold = sampled(
+    "make",
+    MAKE_WITH_THRESHOLD,
+    ["global_norm", "per_layer", "value", "spectral", "spectral_soft", "unit", "normalize", "skip"],
 )
 
 

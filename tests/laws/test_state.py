@@ -1,37 +1,38 @@
 """The laws of state: a stable pytree of arrays in every loop that carries it."""
 
 import functools
-import pickle
 
-import chex
 import jax
 import jax.numpy as jnp
+import laws
 import numpy as np
 import optax
 import pytest
-from catalogue import INSIDE_LEAVES, group_norms, mixed, plain
+from catalogue import INSIDE_LEAVES, group_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import assert_same_bits, every, rows, run, series
+from rows import each_structure, every, rows
+from trees import mixed, plain, with_element
+from updates import policy_of, run, series, stacked
 
 import clipax
 
 # Law 7: state is a stable pytree of arrays.
 
 
-@every
-def test_state_keeps_structure_shapes_and_dtypes(row):
-    clipper = row.make()
-    for gradient in (plain(), mixed()):
-        before = clipper.init(gradient)
-        _, after = clipper.update(gradient, before)
-        chex.assert_trees_all_equal_structs(before, after)
-        chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
-        assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(before))
-        assert not any(x.weak_type for x in jax.tree.leaves((before, after)))
+@each_structure
+@pytest.mark.parametrize("tree", [plain, mixed], ids=["plain", "mixed"])
+def test_state_keeps_structure_shapes_and_dtypes(tree, row):
+    laws.state_keeps_structure_shapes_and_dtypes(row.make(), tree())
 
 
 STEPS, RUNS = 640, 16
+in_a_loop = rows(
+    default=[
+        "global_norm", "adaptive_per_layer", "moving_average_per_leaf", "unit_mean", "value",
+        "spam", "stable_spam", "spectral",
+    ]
+)  # fmt: skip
 
 
 @functools.cache
@@ -51,12 +52,12 @@ def looped(clipper):
 
 
 def started(clipper):
-    return jax.vmap(clipper.init)(_stacked([plain()] * RUNS))
+    return jax.jit(jax.vmap(clipper.init))(stacked([plain()] * RUNS))
 
 
 def steps_of(runs):
     """Gradients of runs, each a list of steps, as the loop takes them; the rest is zeros."""
-    runs = _stacked([_stacked(steps) for steps in runs])
+    runs = stacked([stacked(steps) for steps in runs])
 
     def filled(x):
         whole = np.zeros((STEPS, RUNS, *x.shape[2:]), x.dtype)
@@ -66,20 +67,16 @@ def steps_of(runs):
     return jax.tree.map(filled, runs)
 
 
-@every
+def run_in_a_loop(tx, runs):
+    state, outputs = looped(tx)(started(tx), steps_of(runs), len(runs[0]))
+    results = jax.tree.map(lambda x: x[: len(runs[0]), : len(runs)].swapaxes(0, 1), outputs)
+    return results, jax.tree.map(lambda x: x[: len(runs)], state)
+
+
+@in_a_loop
 def test_loop_over_vmapped_runs_equals_single_runs(row):
-    gradients = [series(6, seed) for seed in (0, 50, 100)]
-    singles = [run(row.make(), steps) for steps in gradients]
-    state, outputs = looped(row.make())(started(row.make()), steps_of(gradients), 6)
-    results = jax.tree.map(lambda x: x[:6, :3].swapaxes(0, 1), outputs)
-    expected = _stacked([_stacked(steps) for steps, _ in singles])
-    chex.assert_trees_all_close(results, expected, rtol=1e-6, atol=row.error)
-    first = jax.tree.map(lambda x: x[:3], state)
-    chex.assert_trees_all_close(first, _stacked([s for _, s in singles]), rtol=1e-6, atol=row.error)
-
-
-def _stacked(trees):
-    return jax.tree.map(lambda *xs: np.stack(xs), *trees)
+    runs = [series(6, seed) for seed in (0, 50, 100)]
+    laws.loop_over_batched_runs_equals_single_runs(row.make(), run_in_a_loop, runs, row.error)
 
 
 @functools.cache
@@ -119,16 +116,16 @@ def assert_sound(row, gradients, results):
     return sound.mean()
 
 
-@every
+@in_a_loop
 def test_ten_thousand_steps_of_garbage_break_nothing(row):
     """The state stays a number too, and calm gradients come through again."""
     gradients = garbage()
     state, results = looped(row.make())(started(row.make()), gradients, STEPS)
-    assert not any(np.isnan(x).any() for x in jax.tree.leaves(state.policy))
+    assert not any(np.isnan(x).any() for x in jax.tree.leaves(policy_of(state)))
     assert 0.8 < assert_sound(row, gradients, results) < 0.95
     calm = steps_of([[plain(i, 0.01) for i in range(row.reset)]] * RUNS)
     state, results = looped(row.make())(state, calm, row.reset)
-    assert not any(np.isnan(x).any() for x in jax.tree.leaves(state.policy))
+    assert not any(np.isnan(x).any() for x in jax.tree.leaves(policy_of(state)))
     for x in jax.tree.leaves(results):
         last = np.asarray(x)[row.reset - 1]
         assert np.isfinite(last).all()
@@ -168,10 +165,10 @@ def test_any_short_series_breaks_nothing(row, sizes, bad):
     """The same for a few steps, so that what breaks something is shrunk to the least that does."""
     gradients = [plain(i, float(size)) for i, size in enumerate(sizes)]
     for i in bad.keys() & range(len(gradients)):
-        gradients[i]["dense"]["bias"] = gradients[i]["dense"]["bias"].at[0].set(bad[i])
+        gradients[i] = with_element(gradients[i], bad[i])
     results, state = run(row.make(), gradients)
-    assert not any(np.isnan(x).any() for x in jax.tree.leaves(state.policy))
-    assert_sound(row, *(jax.tree.map(_as_one_run, _stacked(x)) for x in (gradients, results)))
+    assert not any(np.isnan(x).any() for x in jax.tree.leaves(policy_of(state)))
+    assert_sound(row, *(jax.tree.map(_as_one_run, stacked(x)) for x in (gradients, results)))
 
 
 def _as_one_run(x):
@@ -184,31 +181,20 @@ def _over_entries(reduce, x):
 
 @every
 def test_resumed_equals_uninterrupted_to_the_bit(row):
-    clipper, gradients = row.make(), series(8)
-    results, whole = run(clipper, gradients)
-    _, half = run(clipper, gradients[:4])
-    stored = pickle.dumps(jax.tree.map(np.asarray, half))
-    restored = jax.tree.map(jnp.asarray, pickle.loads(stored))
-    rest, end = run(clipper, gradients[4:], restored)
-    assert_same_bits(rest, results[4:])
-    assert_same_bits(end, whole)
+    laws.resumed_equals_uninterrupted(row.make(), series(8))
 
 
 @every
 def test_leaf_shaped_state_is_found_by_tree_map_params(row):
-    clipper, params = row.make(), plain()
-    policy = optax.tree_utils.tree_map_params(
-        clipper, lambda state, param: jnp.full(param.shape, jnp.nan), clipper.init(params), params
-    ).policy
-    leaves = jax.tree.leaves(policy)
-    found = [np.isnan(np.asarray(x, np.float32)).all() and x.size > 0 for x in leaves]
-    assert all(f == (row.groups in INSIDE_LEAVES) for f in found)
+    laws.leaf_shaped_state_is_found(
+        row.make(), plain(), policy_of, expected=row.groups in INSIDE_LEAVES
+    )
 
 
 @rows("rescale")
 def test_tracked_statistics_are_read_and_set_by_name(row):
     state = row.make().init(plain())
-    for field in getattr(state.policy, "_fields", ()):
+    for field in getattr(policy_of(state), "_fields", ()):
         if field in ("steps", "decays"):
             value = optax.tree_utils.tree_get(state, field)
             state = optax.tree_utils.tree_set(state, **{field: value + 3})

@@ -9,17 +9,17 @@ from typing import Any
 import catalogue
 import jax
 import jax.numpy as jnp
+import laws
 import numpy as np
 import pytest
 import reference
-import test_nonfinite
-import test_norms
-import test_state
 from methods_page import (
     BLOCKS,
     PAGES,
     ROOT,
 )
+from trees import mixed, plain
+from updates import policy_of, series
 
 import clipax
 
@@ -71,19 +71,33 @@ def test_added_method_has_the_thresholds_of_its_reference():
     np.testing.assert_allclose(np.asarray(told)[finite], expected[finite], rtol=2e-5)
 
 
-LAWS = [
-    test_norms.test_norm_never_exceeds_a_moving_threshold,
-    test_norms.test_dtypes_shapes_and_weak_types_are_kept,
-    test_state.test_state_keeps_structure_shapes_and_dtypes,
-    test_state.test_resumed_equals_uninterrupted_to_the_bit,
-    test_nonfinite.test_clipping_comes_back_to_life_after_zeros,
-]
+LAWS = {
+    "norm never exceeds its threshold": lambda row: laws.norm_never_exceeds_a_moving_threshold(
+        row.make(), series(30), functools.partial(catalogue.group_norms, row), one_group=True
+    ),
+    "dtypes are kept": lambda row: laws.dtypes_shapes_and_weak_types_are_kept(row.make(), mixed()),
+    "state is stable": lambda row: laws.state_keeps_structure_shapes_and_dtypes(
+        row.make(), mixed()
+    ),
+    "resumed equals uninterrupted": lambda row: laws.resumed_equals_uninterrupted(
+        row.make(), series(8)
+    ),
+    "clipping recovers from zeros": lambda row: laws.clipping_recovers_from_zeros(
+        row.make(),
+        [plain(i, 0.01) for i in range(row.reset)],
+        plain(3, 1e4),
+        functools.partial(catalogue.group_norms, row),
+    ),
+    "what is not finite is ignored": lambda row: laws.nonfinite_step_enters_no_statistic(
+        row.make(),
+        series(9),
+        jax.tree.map(lambda x: x * jnp.nan, plain()),
+        3,
+        policy_of,
+    ),
+}
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 def test_added_method_keeps_the_law(law):
     law(added_row())
-
-
-def test_added_method_ignores_what_is_not_finite():
-    test_nonfinite.test_nonfinite_step_leaves_the_state_as_if_it_had_not_been(added_row(), 3)
