@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
+from policy_laws import scan
 
 from clipax import thresholds
 
@@ -35,20 +35,6 @@ def zeros_like(norms):
     return jnp.zeros(norms.shape[1:], norms.dtype)
 
 
-def scan(policy, norms, state):
-    def step(state, norm_and_step):
-        norm, step = norm_and_step
-        threshold, new = policy.update(norm, state, step=step, param_norm=None)
-        threshold = jnp.broadcast_to(threshold, norm.shape)
-        finite = jnp.isfinite(norm)  # a clipper freezes the state of a group that is not
-        new = jax.tree.map(
-            lambda a, b: jnp.where(jnp.broadcast_to(finite, b.shape), a, b), new, state
-        )
-        return new, (threshold, new)
-
-    return jax.lax.scan(step, state, (norms, jnp.arange(norms.shape[0])))
-
-
 _replay = jax.jit(scan, static_argnums=0)
 
 
@@ -70,4 +56,4 @@ POLICIES = {
     "decayed": thresholds.decayed(3.0, 0.1),
     "decayed_rate": thresholds.decayed(3.0, 0.1, clip_rate=0.2, window=6, floor=0.5),
 }
-every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
+EACH = ("window_percentile", "moving_mean", "decayed_rate")  # one for each kind of state

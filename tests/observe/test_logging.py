@@ -10,12 +10,12 @@ import optax
 import peers
 import pytest
 import tensorboardX
-from laws import series, steps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from updates import series, steps
 
 import clipax
 
-OPTIMIZER = optax.chain(clipax.adaptive(window=4, warmup=2, initial=1.0), optax.adam(1e-3))
+OPTIMIZER = optax.chain(clipax.adaptive(window=4, warmup=2, initial=1.0), optax.sgd(1e-3))
 STEPS = 12
 
 

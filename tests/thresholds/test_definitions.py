@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from replays import LARGEST, TOLERANCE, replay, series
+from norm_series import follow
+from replays import LARGEST, TOLERANCE, series
+from rows import sampled
 
 import clipax
 from clipax import thresholds
@@ -60,9 +62,11 @@ def policy_of(kind, args, kwargs):
     return NAMED[kind][1](*rest, **(DEFAULTS[kind] | named | kwargs))
 
 
-every_setting = pytest.mark.parametrize(
-    ("kind", "args", "kwargs"), SETTINGS.values(), ids=list(SETTINGS)
-)
+EACH = (
+    "adaptive-default", "adaptive-least", "adaptive-one", "adaptive-late",
+    "moving_average-default", "moving_average-free", "decaying-every", "decaying-rate",
+    "decaying-rate_every",
+)  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -76,23 +80,26 @@ def _clip_series(clipper, norms):
     return jax.lax.scan(step, clipper.init({"w": jnp.zeros(1)}), norms)
 
 
-@every_setting
-def test_threshold_is_that_of_the_definition_at_every_step(kind, args, kwargs):
+@sampled("setting", SETTINGS, EACH)
+def test_threshold_is_that_of_the_definition_at_every_step(setting):
+    kind, args, kwargs = setting
     definition = NAMED[kind][2]
-    policy = policy_of(kind, args, kwargs)
-    for seed in (0, 1):
-        norms = series(seed)
-        values, _, _ = replay(policy, norms)
-        assert values.dtype == np.float32
-        expected = definition(norms, *args, **kwargs).threshold
-        np.testing.assert_allclose(values, expected, rtol=TOLERANCE)
+    norms = np.stack([series(0), series(1)], axis=1)
+    values, _ = follow(policy_of(kind, args, kwargs), norms)
+    assert values.dtype == np.float32
+    for i in range(2):
+        expected = definition(norms[:, i], *args, **kwargs).threshold
+        np.testing.assert_allclose(values[:, i], expected, rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    "setting", ["adaptive-default", "adaptive-median", "moving_average-default", "decaying-rate"]
+OF_CLIPPERS = ("adaptive-default", "adaptive-median", "moving_average-default", "decaying-rate")
+
+
+@sampled(
+    "setting", {name: SETTINGS[name] for name in OF_CLIPPERS}, (OF_CLIPPERS[0], *OF_CLIPPERS[2:])
 )
 def test_clipper_has_the_threshold_of_the_definition_and_clips_above_it(setting):
-    kind, args, kwargs = SETTINGS[setting]
+    kind, args, kwargs = setting
     clipper, _, definition = NAMED[kind]
     norms = series(2)
     last, (values, factors) = _clip_series(clipper(*args, **kwargs), jnp.asarray(norms))
@@ -116,4 +123,4 @@ def test_definition_holds_from_the_first_norm_whatever_it_is(kind):
         norms = np.array([first, 1.0, 2.0, 0.0, 3.0, first, 5.0], np.float32)
         expected = definition(norms, *args, **settings_of).threshold
         expected = np.where(expected > LARGEST, np.inf, expected)
-        np.testing.assert_allclose(replay(policy, norms)[0], expected, rtol=TOLERANCE)
+        np.testing.assert_allclose(follow(policy, norms)[0], expected, rtol=TOLERANCE)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from replays import LAST, POLICIES, TOLERANCE, every_policy, replay, series
+from replays import EACH, LAST, POLICIES, TOLERANCE, replay, series
+from rows import sampled
 
 import clipax
 from clipax import thresholds
@@ -38,7 +39,7 @@ def test_no_thresholds_serve_no_groups():
     assert result == {}
 
 
-@every_policy
+@sampled("policy", POLICIES, EACH)
 def test_policy_serves_any_shape_elementwise(policy):
     norms = np.stack([series(seed, 300) for seed in range(6)], axis=1)
     single = [replay(policy, norms[:, i]) for i in range(6)]

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from replays import LARGEST, LENGTH, POLICIES, every_policy, replay, series
+from replays import EACH, LARGEST, LENGTH, POLICIES, replay, series
+from rows import sampled
 
 import clipax
 from clipax import thresholds
@@ -31,7 +32,7 @@ def percentile_policy(percentile, window):
     return thresholds.window_percentile(percentile, window=window)
 
 
-@pytest.mark.parametrize("window", [1, 2, 7, 40, 60])
+@sampled("window", {str(n): n for n in (1, 2, 7, 40, 60)}, ("7", "60"))
 @settings(max_examples=40)
 @given(norms=sequences)
 def test_sorted_window_is_a_sorted_copy_of_the_ring(window, norms):
@@ -50,13 +51,15 @@ def test_sorted_window_stays_sorted_over_a_long_series():
     np.testing.assert_array_equal(np.sort(states.history.values, axis=1), states.ascending)
 
 
-@pytest.mark.parametrize("percentile", [0.0, 12.5, 50.0, 95, 99.9, 100.0])
-@pytest.mark.parametrize("window", [1, 7, 60])
+PERCENTILES = (0.0, 12.5, 50.0, 95, 99.9, 100.0)
+PARTS = {f"{window}-{p}": (window, p) for window in (1, 7, 60) for p in PERCENTILES}
+
+
+@sampled("part", PARTS, ("7-0.0", "1-50.0", "60-99.9", "7-100.0"))
 @settings(max_examples=15)
 @given(norms=sequences)
-def test_percentile_is_that_of_numpy_for_windows_partly_and_wholly_filled(
-    percentile, window, norms
-):
+def test_percentile_is_that_of_numpy_for_windows_partly_and_wholly_filled(part, norms):
+    window, percentile = part
     values, _, _ = replay(percentile_policy(percentile, window), norms)
     held = [norms[max(0, i + 1 - window) : i + 1].astype(np.float64) for i in range(LENGTH)]
     expected = np.array([np.percentile(x, percentile) for x in held])
@@ -68,7 +71,7 @@ def test_percentile_is_that_of_numpy_for_windows_partly_and_wholly_filled(
 # Any sequence of norms.
 
 
-@every_policy
+@sampled("policy", POLICIES, EACH)
 @settings(max_examples=40)
 @given(norms=rough)
 def test_any_sequence_of_norms_leaves_a_sound_state_and_threshold(policy, norms):
@@ -99,7 +102,7 @@ def _norms_after(clipper, norms):
     return jax.lax.scan(step, clipper.init([jnp.zeros(1)]), norms)
 
 
-@pytest.mark.parametrize("name", list(POLICIES))
+@sampled("name", {name: name for name in POLICIES}, EACH)
 @settings(max_examples=40)
 @given(norms=rough)
 def test_clipped_norm_is_finite_and_never_above_the_threshold(name, norms):
@@ -110,14 +113,14 @@ def test_clipped_norm_is_finite_and_never_above_the_threshold(name, norms):
     assert not any(np.isnan(np.asarray(x)).any() for x in jax.tree.leaves(last.policy))
 
 
-def test_norm_that_is_not_finite_leaves_the_policy_as_it_was():
-    for policy in POLICIES.values():
-        clean = np.array([1.0, 2.0, 0.5, 3.0, 9.0, 0.1], np.float32)
-        spoiled = np.insert(clean, [0, 2, 2, 6], [np.nan, np.inf, np.nan, np.inf])
-        _, _, expected = replay(policy, clean)
-        _, _, found = replay(policy, spoiled.astype(np.float32))
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_array_equal(a, b)
+@sampled("policy", POLICIES, ("window_percentile",))
+def test_norm_that_is_not_finite_leaves_the_policy_as_it_was(policy):
+    clean = np.array([1.0, 2.0, 0.5, 3.0, 9.0, 0.1], np.float32)
+    spoiled = np.insert(clean, [0, 2, 2, 6], [np.nan, np.inf, np.nan, np.inf])
+    _, _, expected = replay(policy, clean)
+    _, _, found = replay(policy, spoiled.astype(np.float32))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 # Range.

@@ -8,23 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from catalogue import BY_NAME, inexact, mixed, plain, with_dtype
-from laws import assert_same_bits, run, series
+from catalogue import BY_NAME
+from numpy_groups import inexact
+from rows import sampled
+from trees import mixed, plain, with_dtype
+from updates import assert_same_bits, run, series
 
 import clipax
 
 NAMES = ["global_norm", "per_layer", "value", "adaptive", "unit", "adagc", "skip", "spectral"]
-every = pytest.mark.parametrize("name", NAMES)
+MODES = ("propagate", "zero", "sanitize")
+LOST = {f"{mode}-{name}": (name, mode) for mode in MODES for name in NAMES}
 
 
 @functools.cache
-def fed_back(name, decay=1.0, **options):
-    return clipax.error_feedback(BY_NAME[name].make(**options), decay=decay)
+def fed_back(name, nonfinite="propagate"):
+    return clipax.error_feedback(BY_NAME[name].make(nonfinite=nonfinite))
 
 
-@every
+@sampled("name", {name: name for name in NAMES}, ("global_norm", "value", "adaptive", "unit"))
 def test_gradient_and_buffer_before_are_update_and_buffer_after(name):
-    clipper = fed_back(name)
+    clipper = fed_back(name, nonfinite="propagate")
     state = clipper.init(plain())
     for gradient in series(8):
         before = jax.tree.map(lambda g, e: np.float64(g) + np.float64(e), gradient, state.buffer)
@@ -75,10 +79,16 @@ def test_mean_of_the_updates_is_that_of_the_gradients():
 
 
 def test_decay_bounds_the_buffer():
-    for decay in (0.0, 0.5, 0.9):
+    decays = np.array([0.0, 0.5, 0.9], np.float32)
+
+    def last(decay):
         clipper = clipax.error_feedback(clipax.global_norm(1.0), decay=decay)
-        _, state = run(clipper, [jnp.full(4, 50.0)] * 60)
-        assert np.abs(state.buffer).max() <= decay / (1 - decay) * 50
+        gradients = jnp.full((60, 4), 50.0)
+        step = lambda state, g: (clipper.update(g, state)[1], None)  # noqa: E731
+        return jax.lax.scan(step, clipper.init(gradients[0]), gradients)[0].buffer
+
+    buffers = np.abs(jax.jit(jax.vmap(last))(decays)).max(axis=1)
+    assert (buffers <= decays / (1 - decays) * 50).all()
     results, _ = run(clipax.error_feedback(clipax.adaptive(), decay=0.0), series(6))
     expected, _ = run(clipax.adaptive(), series(6))
     assert_same_bits(results, expected)
@@ -121,12 +131,15 @@ def test_every_kind_of_leaf_is_kept():
 # What is lost enters nothing.
 
 
-@every
-@pytest.mark.parametrize("nonfinite", ["propagate", "zero", "sanitize"])
+@sampled("lost", LOST, (
+    "propagate-global_norm", "zero-global_norm", "sanitize-global_norm", "propagate-value",
+    "propagate-adaptive", "propagate-unit", "zero-adagc", "zero-skip", "sanitize-per_layer",
+))  # fmt: skip
 @pytest.mark.parametrize("at", [0, 3])
-def test_nonfinite_step_leaves_the_state_as_if_it_had_not_been(name, nonfinite, at):
+def test_nonfinite_step_leaves_the_state_as_if_it_had_not_been(lost, at):
+    name, nonfinite = lost
     clipper, good = fed_back(name, nonfinite=nonfinite), series(6)
-    bad = jax.tree.map(lambda x: x * jnp.nan, plain())
+    bad = jax.tree.map(lambda x: np.full_like(x, np.nan), plain())
     _, expected = run(clipper, good)
     results, state = run(clipper, [*good[:at], bad, *good[at:]])
     assert_same_bits(state.buffer, expected.buffer)
@@ -134,7 +147,7 @@ def test_nonfinite_step_leaves_the_state_as_if_it_had_not_been(name, nonfinite, 
     assert all(np.isnan(x).all() if nonfinite == "propagate" else not np.any(x) for x in lost)
 
 
-@pytest.mark.parametrize("nonfinite", ["propagate", "zero", "sanitize"])
+@pytest.mark.parametrize("nonfinite", MODES)
 def test_group_that_is_not_hit_goes_on(nonfinite):
     clipper = clipax.error_feedback(clipax.per_leaf(0.5, nonfinite=nonfinite))
     good = {"a": jnp.asarray([2.0, 0.0]), "b": jnp.asarray([3.0, 0.0])}
@@ -184,6 +197,7 @@ def test_derivative_is_that_of_the_formula():
 
     x = jnp.asarray([3.0, -1.0, 2.0])
     steps = 1e-2 * jnp.eye(3)
-    numeric = [(last(x + d) - last(x - d)) / 2e-2 for d in steps]
-    np.testing.assert_allclose(jax.grad(last)(x), numeric, atol=2e-3)
-    assert np.isfinite(jax.grad(last)(jnp.zeros(3))).all()
+    values, slope = jax.jit(jax.vmap(last)), jax.jit(jax.grad(last))
+    numeric = (values(x + steps) - values(x - steps)) / 2e-2
+    np.testing.assert_allclose(slope(x), numeric, atol=2e-3)
+    assert np.isfinite(slope(jnp.zeros(3))).all()

@@ -14,20 +14,32 @@ import jax
 import numpy as np
 import optax
 import pytest
-from catalogue import BY_NAME, CATALOGUE, INSIDE_LEAVES
+from catalogue import BY_NAME, INSIDE_LEAVES
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from rows import sampled
 from spread import GRID, ROW, jitted, run, set_mesh
 
 import clipax
 
 pytestmark = pytest.mark.devices
-every = pytest.mark.parametrize("row", CATALOGUE, ids=[row.name for row in CATALOGUE])
-KINDS = (
-    "global_norm", "adaptive_per_layer", "moving_average_per_leaf", "per_group", "block_rms",
-    "value", "unit_mean", "spam", "stable_spam",
+# One for each kind of group, norm and state that has collectives of its own.
+EACH = (
+    "global_norm", "adaptive_per_layer", "unit_mean", "element_mean", "stable_spam", "spectral",
 )  # fmt: skip
-on_grid = pytest.mark.parametrize("name", KINDS)
+TRACED = ("global_norm_max", "per_group_dict", "moving_average_per_leaf", "value", "agc", "clippy")
+every = sampled("row", BY_NAME, EACH)
+traced = sampled("row", BY_NAME, (*EACH, *TRACED, "block_rms", "spam"))
+
+
+def rows(*names, default):
+    return sampled("row", {name: BY_NAME[name] for name in names}, default)
+
+
+on_grid = rows(
+    "global_norm", "adaptive_per_layer", "moving_average_per_leaf", "per_group", "block_rms",
+    "value", "unit_mean", "spam", "stable_spam", default=("adaptive_per_layer",),
+)  # fmt: skip
 
 
 class Spread(NamedTuple):
@@ -55,7 +67,9 @@ def spread(row, layout, kind):
     mesh, clipper = layout.mesh(kind), row.make()
     with set_mesh(mesh):
         placed = [layout.sharded(g, mesh) for g in gradients(layout)]
-        state = clipper.init(placed[0])
+        # Where a state lies that is made entry by entry, is what is asked; others are replicated.
+        init = clipper.init if row.groups == "element" else jax.jit(clipper.init)
+        state = init(placed[0])
         update = compiled(clipper, placed[0], state)
 
         def placing(g, state):
@@ -87,13 +101,13 @@ def test_sharded_jit_equals_one_device(row):
 
 
 @on_grid
-def test_sharded_jit_on_two_axes_equals_one_device(name):
-    assert_equals_one_device(BY_NAME[name], GRID, AxisType.Auto)
+def test_sharded_jit_on_two_axes_equals_one_device(row):
+    assert_equals_one_device(row, GRID, AxisType.Auto)
 
 
-@pytest.mark.parametrize("name", ["adaptive_per_layer", "value", "unit_mean", "spectral"])
-def test_sharded_jit_with_explicit_axes_equals_one_device(name):
-    assert_equals_one_device(BY_NAME[name], ROW, AxisType.Explicit)
+@rows("adaptive_per_layer", "value", "unit_mean", "spectral", default=("value",))
+def test_sharded_jit_with_explicit_axes_equals_one_device(row):
+    assert_equals_one_device(row, ROW, AxisType.Explicit)
 
 
 def assert_equals_one_device(row, layout, kind):
@@ -121,7 +135,7 @@ def assert_lies_where_the_gradient_does(clipper, state, gradient):
     optax.tree_utils.tree_map_params(clipper, check, state, gradient)
 
 
-@every
+@traced
 def test_with_explicit_axes_types_have_the_sharding_of_the_gradient(row):
     """What such axes refuse they refuse while an update is traced; the program is the same."""
     mesh, clipper = ROW.mesh(AxisType.Explicit), row.make()
@@ -141,8 +155,8 @@ def test_measure_costs_one_all_reduce_and_moves_no_leaf(row):
 
 
 @on_grid
-def test_measure_on_two_axes_costs_what_a_plain_sum_does(name):
-    assert_reduces_as_a_plain_sum(BY_NAME[name], GRID)
+def test_measure_on_two_axes_costs_what_a_plain_sum_does(row):
+    assert_reduces_as_a_plain_sum(row, GRID)
 
 
 def assert_reduces_as_a_plain_sum(row, layout):
@@ -180,9 +194,9 @@ def test_nan_on_one_device_is_one_everywhere(row):
         chex.assert_trees_all_close(placed, expected, rtol=1e-6, atol=1e-7 + row.error)
 
 
-@pytest.mark.parametrize("name", ["global_norm_max", "adaptive", "stable_spam"])
-def test_nan_on_one_device_becomes_zero_on_all(name):
-    clipper = BY_NAME[name].make(nonfinite="zero")
+@rows("global_norm_max", "adaptive", "stable_spam", default=("global_norm_max",))
+def test_nan_on_one_device_becomes_zero_on_all(row):
+    clipper = row.make(nonfinite="zero")
     bad, mesh = with_nan(15), ROW.mesh()
     result, state = run(clipper, [ROW.sharded(g, mesh) for g in (ROW.gradient(), bad)])
     expected = run(clipper, [ROW.gradient(), bad])
@@ -192,19 +206,22 @@ def test_nan_on_one_device_becomes_zero_on_all(name):
 
 def test_nonfinite_entry_on_one_device_is_decided_alike_on_all():
     clipper = clipax.adaptive(warmup=1, nonfinite="zero")
-    mesh = ROW.mesh()
+    good, bad = (
+        {"cell": ROW.sharded(g, ROW.mesh())["cell"]} for g in (ROW.gradient(), with_nan(15))
+    )
     # One run, stopped in between: devices add in no fixed order, so a second one may end elsewhere.
-    _, before = run(clipper, [ROW.sharded(ROW.gradient(), mesh)])
-    result, after = jitted(clipper)(ROW.sharded(with_nan(15), mesh), before)
+    _, before = run(clipper, [good])
+    result, after = jitted(clipper)(bad, before)
     assert all(not np.any(x) for x in jax.tree.leaves(result))
     for leaf, expected in zip(*map(jax.tree.leaves, (after.policy, before.policy)), strict=True):
         for shard in leaf.addressable_shards:
             np.testing.assert_array_equal(shard.data, expected)
 
 
-@pytest.mark.parametrize("name", ["unit", "unit_mean", "autoclip_per_unit", "agc"])
-def test_unit_on_one_device_that_is_not_finite_is_counted(name):
-    _, state = run(BY_NAME[name].make(), [ROW.sharded(with_nan(5), ROW.mesh())])
+@rows("unit", "unit_mean", "autoclip_per_unit", "agc", default=("agc",))
+def test_unit_on_one_device_that_is_not_finite_is_counted(row):
+    bad = {"cell": ROW.sharded(with_nan(5), ROW.mesh())["cell"]}
+    _, state = run(row.make(), [bad])
     assert int(clipax.metrics(state)["nonfinite"]) == 1
 
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from catalogue import label_of
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from numpy_groups import label_of
+from rows import sampled
 from spread import ROW, mapped_update, run, set_mesh
 
 import clipax
@@ -19,7 +20,7 @@ from clipax import measures
 
 pytestmark = pytest.mark.devices
 
-SPREAD = {
+MAKE = {
     "global_norm": lambda a: clipax.global_norm(0.5, axis_name=a),
     "global_norm_l1": lambda a: clipax.global_norm(0.5, ord=1, axis_name=a),
     "global_norm_l3": lambda a: clipax.global_norm(0.5, ord=3, axis_name=a),
@@ -34,9 +35,8 @@ SPREAD = {
     ),
     "block_rms": lambda a: clipax.clip_by(measures.per_leaf(measures.rms, axis_name=a), 0.1),
 }
-spread = pytest.mark.parametrize(
-    "make", [functools.cache(make) for make in SPREAD.values()], ids=SPREAD
-)
+SPREAD = {name: functools.cache(make) for name, make in MAKE.items()}
+EACH = ("global_norm", "global_norm_max", "adaptive", "block_rms")
 FLAT = {"dense": {"kernel": P("i", None), "bias": P("i")}, "cell": {"kernel": P(None, "i")}}
 
 
@@ -49,10 +49,14 @@ def mapped(clipper, check_vma):
     return mapped_update(clipper, ROW.mesh(), FLAT, check_vma)
 
 
-@spread
-@pytest.mark.parametrize("check_vma", [True, False])
+CHECKED = {True: "checked", False: "unchecked"}
+WAYS = {f"{name}-{CHECKED[v]}": (make, v) for v in CHECKED for name, make in SPREAD.items()}
+
+
+@sampled("way", WAYS, (*(f"{name}-checked" for name in EACH), "per_group-unchecked"))
 @pytest.mark.parametrize("magnitude", [1.0, 1e25], ids=["usual", "fallback"])
-def test_shard_map_equals_one_device(make, check_vma, magnitude):
+def test_shard_map_equals_one_device(way, magnitude):
+    make, check_vma = way
     gradients = [without_scalar(i, magnitude) for i in range(2)]
     expected, expected_state = run(make(None), gradients)
     state = make("i").init(gradients[0])  # outside of the mapped function
@@ -63,7 +67,7 @@ def test_shard_map_equals_one_device(make, check_vma, magnitude):
     chex.assert_trees_all_close(state, expected_state, rtol=1e-6)
 
 
-@spread
+@sampled("make", SPREAD, EACH)
 def test_nan_on_one_device_is_one_everywhere(make):
     bad = without_scalar()
     bad["cell"]["kernel"][1, 15] = np.nan
@@ -80,13 +84,14 @@ def test_replicated_leaf_counts_once(check_vma):
     clipper = clipax.clip_by(measure, 0.5)
     specs = {**FLAT, "scalar": P()}
     g = ROW.gradient(3, 2.0)
-    result, state = jax.shard_map(
+    update = jax.shard_map(
         lambda g: clipper.update(g, clipper.init(g)),
         mesh=ROW.mesh(),
         in_specs=(specs,),
         out_specs=(specs, P()),
         check_vma=check_vma,
-    )(g)
+    )
+    result, state = jax.jit(update)(g)
     expected, expected_state = run(clipax.global_norm(0.5), [g])
     chex.assert_trees_all_close(result, expected, rtol=1e-6)
     assert float(state.metrics.norm) == pytest.approx(float(expected_state.metrics.norm), rel=1e-6)
@@ -98,15 +103,16 @@ def test_vmap_inside_shard_map(check_vma):
     clipper = clipax.global_norm(0.5, axis_name="i")
     specs = jax.tree.map(lambda s: P(None, *s), FLAT, is_leaf=lambda x: isinstance(x, P))
     state = jax.vmap(clipper.init)(runs)
-    result, _ = jax.shard_map(
+    update = jax.shard_map(
         jax.vmap(lambda g, s: clipper.update(g, s)),
         mesh=ROW.mesh(),
         in_specs=(specs, P()),
         out_specs=(specs, P()),
         check_vma=check_vma,
-    )(runs, state)
+    )
+    result, _ = jax.jit(update)(runs, state)
     plain = clipax.global_norm(0.5)
-    expected = jax.vmap(lambda g: plain.update(g, plain.init(g))[0])(runs)
+    expected = jax.jit(jax.vmap(lambda g: plain.update(g, plain.init(g))[0]))(runs)
     chex.assert_trees_all_close(result, expected, rtol=1e-6)
 
 
@@ -130,18 +136,19 @@ def test_two_mapped_axes_reduce_over_those_that_a_leaf_is_spread_over():
     specs = {"both": P("x", "y"), "one": P("y"), "none": P()}
     g = {k: np.random.default_rng(5).normal(size=(8, 4)).astype(np.float32) for k in specs}
     clipper = clipax.global_norm(0.5, axis_name=("x", "y"))
-    result, state = jax.shard_map(
+    update = jax.shard_map(
         lambda g: clipper.update(g, clipper.init(g)),
         mesh=mesh,
         in_specs=(specs,),
         out_specs=(specs, P()),
-    )(g)
+    )
+    result, state = jax.jit(update)(g)
     expected, expected_state = run(clipax.global_norm(0.5), [g])
     chex.assert_trees_all_close(result, expected, rtol=1e-6)
     chex.assert_trees_all_close(state, expected_state, rtol=1e-6)
 
 
-@spread
+@sampled("make", SPREAD, ("block_rms",))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_pmap_over_shards_equals_one_device(make):
     shards = {"kernel": np.random.default_rng(0).normal(size=(8, 4, 3)).astype(np.float32)}

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 
 import chex
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from rows import sampled
 from spread import Layout, mapped_update, run, set_mesh
 
 import clipax
@@ -41,14 +43,21 @@ MAKE = {
         50.0, window=3, warmup=1, multiplier=1.0, measure=measures.per_layer(stacked=STACKED)
     ),
 }
-every = pytest.mark.parametrize("clipper", MAKE.values(), ids=MAKE)
+KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
+TOLD = {"set_mesh": True, "mesh of the arrays": False}
+CASES = {
+    "-".join((name, where, kind, told)): (MAKE[name], LAYOUTS[where], KINDS[kind], TOLD[told])
+    for name, where, kind, told in itertools.product(MAKE, LAYOUTS, KINDS, TOLD)
+}
 
 
-@every
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("told", [True, False], ids=["set_mesh", "mesh of the arrays"])
-def test_sharded_jit_equals_one_device(clipper, layout, kind, told):
+@sampled("case", CASES, (
+    "per_layer-layers-explicit-set_mesh",
+    "per_leaf-layers, not of the bias-auto-mesh of the arrays",
+    "per_layer-features-explicit-mesh of the arrays",
+))  # fmt: skip
+def test_sharded_jit_equals_one_device(case):
+    clipper, layout, kind, told = case
     gradients = [layout.gradient(i, 3.0**i) for i in range(3)]
     mesh = layout.mesh(kind)
     with set_mesh(mesh) if told else contextlib.nullcontext():
@@ -75,12 +84,17 @@ ALONG_COLUMNS = Layout(
     {"blocks": {"kernel": (8, 6, 16), "bias": (8, 16)}, "head": (6, 8)},
     {"blocks": {"kernel": P(None, None, "i"), "bias": P(None, "i")}, "head": P(None, "i")},
 )
+KERNEL_ALONG_COLUMNS = Layout(
+    {"i": 8},
+    {"blocks": {"kernel": (8, 6, 16)}, "head": (6, 8)},
+    {"blocks": {"kernel": P(None, None, "i")}, "head": P(None, "i")},
+)
 MAPPED = {
     "per_layer": (functools.partial(clipax.per_layer, 20.0), ALONG_FEATURES),
     # The axis that is spread is the one that a unit spans.
     "unit": (
         lambda **options: clipax.clip_by(measures.per_unit(axis=-1, **options), 20.0),
-        ALONG_COLUMNS,
+        KERNEL_ALONG_COLUMNS,
     ),
     "agc": (functools.partial(clipax.agc, 0.2, axis=-1), ALONG_COLUMNS),
     "clippy": (clipax.clippy, ALONG_FEATURES),
@@ -88,9 +102,13 @@ MAPPED = {
 }
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize(("make", "layout"), MAPPED.values(), ids=MAPPED)
-def test_shard_map_equals_one_device(make, layout, check_vma):
+CHECKED = {True: "checked", False: "unchecked"}
+WAYS = {f"{name}-{CHECKED[v]}": (*what, v) for v in CHECKED for name, what in MAPPED.items()}
+
+
+@sampled("way", WAYS, ("unit-checked", "clippy-checked", "stable_spam-unchecked"))
+def test_shard_map_equals_one_device(way):
+    make, layout, check_vma = way
     gradients, params = [layout.gradient(i, 3.0**i) for i in range(3)], layout.gradient(7)
     clipper, alone = make(stacked=STACKED, axis_name="i"), make(stacked=STACKED)
     update = mapped_update(clipper, layout.mesh(), layout.specs, check_vma)
