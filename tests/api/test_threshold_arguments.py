@@ -9,6 +9,7 @@ import optax
 import pytest
 import reference
 from replays import TOLERANCE, replay, scan, series
+from rows import sampled
 
 import clipax
 from clipax import thresholds
@@ -117,6 +118,42 @@ def test_bad_argument_is_refused_by_name(make, kwargs, kind, name):
 
 # Arguments that are traced.
 
+ALL_TRACED = {
+    "window_percentile": (
+        lambda x, y, z: thresholds.window_percentile(
+            50.0, window=9, multiplier=x, initial=y, warmup=z
+        ),
+        [(0.5, 0.0, 5), (1.0, np.inf, 0), (3.0, 1.0, 90)],
+    ),
+    "moving_mean": (
+        lambda x, y: thresholds.moving_mean(x, window=9, warmup=20, initial=y),
+        [(0.5, 1.0), (1.0, 0.5), (3.0, np.inf)],
+    ),
+    "decayed": (
+        lambda x, y, z: thresholds.decayed(x, y, floor=z, every=2),
+        [(0.0, 0.5, 1.0), (30.0, 0.75, 0.0), (1.0, 1.0, 100.0)],
+    ),
+    "decayed-clip_rate": (
+        lambda x: thresholds.decayed(3.0, 0.9, clip_rate=x, window=9),
+        [(0.0,), (0.5,), (1.0,)],
+    ),
+    "constant": (thresholds.constant, [(0.0,), (1.0,), (np.inf,)]),
+}
+
+
+@pytest.mark.parametrize(("make", "numbers"), ALL_TRACED.values(), ids=list(ALL_TRACED))
+def test_traced_arguments_give_what_the_numbers_give(make, numbers):
+    norms = series(6, 100)
+
+    def traced(*arguments):
+        policy = make(*arguments)
+        return scan(policy, norms, policy.init(jnp.zeros(())))[1][0]
+
+    expected = [replay(make(*each), norms)[0] for each in numbers]
+    columns = [np.float32(column) for column in zip(*numbers, strict=True)]
+    np.testing.assert_allclose(jax.jit(jax.vmap(traced))(*columns), expected, rtol=TOLERANCE)
+
+
 TRACED = {
     "window_percentile-multiplier": (
         lambda x: thresholds.window_percentile(50.0, multiplier=x, window=9, initial=2.0),
@@ -149,8 +186,10 @@ TRACED = {
 }
 
 
-@pytest.mark.parametrize(("make", "numbers"), TRACED.values(), ids=list(TRACED))
-def test_traced_argument_gives_what_the_number_gives(make, numbers):
+# `constant` here also without vmap, which the others get alike.
+@sampled("made", TRACED, ["constant"])
+def test_traced_argument_gives_what_the_number_gives(made):
+    make, numbers = made
     norms = jnp.asarray(series(6, 100))
 
     def traced(x):

@@ -1,12 +1,18 @@
 """The command line of the experiments, option by option and end to end."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,7 +20,18 @@ import pytest
 from killed_runs import numbers
 from paths import ROOT
 
-from experiments import board, cli, clippers, config, options, plan, provenance, task
+from experiments import (
+    board,
+    cli,
+    clippers,
+    config,
+    options,
+    plan,
+    provenance,
+    report,
+    runner,
+    task,
+)
 from experiments.columns import COLUMNS, schema
 from experiments.errors import UserError
 
@@ -167,7 +184,12 @@ def test_suggest_reads_files_and_says_which_it_cannot(tmp_path, capsys):
 
 # The command, end to end
 
-SMOKE = ["run", "chorales", "--smoke"]
+METHODS = ("none", "global_norm")
+SMOKE = {
+    "clipped_gd/start 4": ["run", "clipped_gd", "--smoke", "--methods", *METHODS],
+    "chorales/tanh": ["run", "chorales", "--smoke"],
+}
+FLOORS = {"clipped_gd/start 4": "is never at most", "chorales/tanh": "independent keys"}
 
 
 @pytest.fixture(scope="module")
@@ -178,44 +200,69 @@ def environment(tmp_path_factory):
     return {**os.environ, **chosen, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def _command(out, *words):
-    return [sys.executable, "-m", "experiments", *(words or SMOKE), "--out", str(out)]
-
-
 def _run(out, environment, *words):
     done = subprocess.run(
-        _command(out, *words), env=environment, cwd=ROOT, capture_output=True, text=True,
-        timeout=300,
+        [sys.executable, "-m", "experiments", *words, "--out", str(out)],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def _planned():
-    asked = options.study(options.parse(SMOKE))
-    return plan.groups(asked, smoke=True)
+class Smoke(NamedTuple):
+    """A finished run: its one place, its words, its folder, what it said, and how to repeat it."""
+
+    place: str
+    words: list[str]
+    out: Path
+    said: str
+    run: Callable[[Path], str]
+
+    @property
+    def planned(self):
+        return plan.groups(options.study(options.parse(self.words)), smoke=True)
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory, environment):
-    pytest.importorskip("music21", reason="needs the package music21")
+@pytest.fixture(
+    scope="module", params=["here", pytest.param("apart", marks=pytest.mark.exhaustive)]
+)
+def smoke(request, tmp_path_factory, environment):
+    """Of one task in this process, of another in one of its own."""
     out = tmp_path_factory.mktemp("smoke")
-    return out, _run(out, environment)
+    if request.param == "apart":
+        pytest.importorskip("music21", reason="needs the package music21")
+        words = SMOKE[place := "chorales/tanh"]
+
+        def run(out):
+            return _run(out, environment, *words)
+
+        yield Smoke(place, words, out, run(out), run)
+        return
+    words = SMOKE[place := "clipped_gd/start 4"]
+
+    def run(out):
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            assert cli.main([*words, "--out", str(out)]) == 0
+        return said.getvalue()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_bundle", lambda: "// it takes seconds to make")
+        yield Smoke(place, words, out, run(out), run)
 
 
 def test_smoke_writes_every_run_and_the_page(smoke):
-    out, said = smoke
-    table, planned = pq.read_table(out / "runs.parquet"), _planned()
+    table, planned = pq.read_table(smoke.out / "runs.parquet"), smoke.planned
     assert len(table) == sum(group.runs for group in planned)
     assert table.schema.equals(schema(COLUMNS))
     assert set(table["failed"].to_pylist()) == {True, False}
-    assert f"[{len(planned)}/{len(planned)}, 0:00 left]" in said
-    assert "independent keys" in (out / "report.html").read_text()
-    assert set(table["study"].to_pylist()) == {config.to_json(options.study(options.parse(SMOKE)))}
+    assert f"[{len(planned)}/{len(planned)}, 0:00 left]" in smoke.said
+    assert FLOORS[smoke.place] in (smoke.out / "report.html").read_text()
+    asked = config.to_json(options.study(options.parse(smoke.words)))
+    assert set(table["study"].to_pylist()) == {asked}
 
 
 def test_threshold_is_suggested_for_a_recorded_run(smoke, capsys):
-    out, _ = smoke
+    out = smoke.out
     count = len(pq.read_table(out / "runs.parquet"))
     assert cli.main(["suggest", "0", "--out", str(out)]) == 0
     said = capsys.readouterr().out
@@ -225,10 +272,11 @@ def test_threshold_is_suggested_for_a_recorded_run(smoke, capsys):
     assert f"has the runs 0 to {count - 1}" in capsys.readouterr().err
 
 
-def test_two_methods_are_compared_on_each_task(smoke, capsys):
-    out, _ = smoke
-    assert cli.main(["compare", "none", "global_norm", "--out", str(out)]) == 0
-    assert "chorales/tanh" in capsys.readouterr().out
+def test_two_methods_are_compared_on_each_task(smoke, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    out = smoke.out
+    assert cli.main(["compare", *METHODS, "--out", str(out)]) == 0
+    assert smoke.place in capsys.readouterr().out
     for words, wrong in (
         (["none", "none"], "not none with itself"),
         (["none", "zclip"], "no task here was run with both none and zclip"),
@@ -239,22 +287,36 @@ def test_two_methods_are_compared_on_each_task(smoke, capsys):
 
 
 def test_page_needs_the_curves_that_a_digest_leaves_out(smoke, tmp_path, capsys):
-    runs = pq.read_table(smoke[0] / "runs.parquet")
+    runs = pq.read_table(smoke.out / "runs.parquet")
     pq.write_table(runs.drop_columns(["loss"]), tmp_path / "runs.parquet")
     assert cli.main(["report", "--out", str(tmp_path)]) == 2
     assert "without curves, which the page shows" in capsys.readouterr().err
 
 
-def test_started_again_it_trains_nothing_and_says_the_same(smoke, environment):
-    out, _ = smoke
-    before = numbers(out / "runs.parquet")
-    assert _run(out, environment).count("already there") == len(_planned())
-    assert numbers(out / "runs.parquet") == before
+def test_started_again_it_trains_nothing_and_says_the_same(smoke):
+    before = numbers(smoke.out / "runs.parquet")
+    assert smoke.run(smoke.out).count("already there") == len(smoke.planned)
+    assert numbers(smoke.out / "runs.parquet") == before
 
 
+CHECKED = ["run", "clipped_gd", "--smoke", "--methods", "autoclip", "--values", "50"]
+
+
+def test_values_are_checked_before_jax_counts_its_devices(environment, tmp_path):
+    script = (
+        "import sys; from experiments import cli; import jax\n"
+        "cli.main(sys.argv[1:]); print('devices', jax.device_count())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *CHECKED, "--dry-run", "--out", str(tmp_path)],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert f"devices {min(provenance.cores(), 6)}\n" in done.stdout, done.stderr
+
+
+@pytest.mark.exhaustive
 def test_values_are_checked_without_keeping_cores_idle(environment, tmp_path):
-    words = ["run", "clipped_gd", "--smoke", "--methods", "autoclip", "--values", "50"]
-    _run(tmp_path, environment, *words)
+    _run(tmp_path, environment, *CHECKED)
     [versions] = set(pq.read_table(tmp_path / "runs.parquet")["versions"].to_pylist())
     assert f"{min(provenance.cores(), 6)} cpu devices" in json.loads(versions)["machine"]
 
@@ -265,17 +327,44 @@ def _wait_for_groups(out, process, count):
         time.sleep(0.02)
 
 
-def test_a_damaged_group_is_named_and_trained_again(smoke, environment, tmp_path):
+def test_a_damaged_group_is_named_and_trained_again(smoke, tmp_path):
     (tmp_path / "groups").mkdir()
-    kept = sorted((smoke[0] / "groups").glob("*.parquet"))
+    kept = sorted((smoke.out / "groups").glob("*.parquet"))
     for path in kept:
         (tmp_path / "groups" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "groups" / kept[0].name).write_bytes(b"damaged")
-    said = _run(tmp_path, environment)
+    said = smoke.run(tmp_path)
     assert "damaged file set aside" in said and said.count("already there") == len(kept) - 1
-    assert numbers(tmp_path / "runs.parquet") == numbers(smoke[0] / "runs.parquet")
+    assert numbers(tmp_path / "runs.parquet") == numbers(smoke.out / "runs.parquet")
 
 
+def test_stopped_between_groups_it_says_how_to_go_on_and_does(smoke, tmp_path, monkeypatch, capsys):
+    words, compute, left = [*smoke.words, "--out", str(tmp_path)], runner.compute, threading.Event()
+
+    def stopping(group, *rest):
+        if group.method == "none":
+            return compute(group, *rest)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        left.wait(60)  # as a compiler would that does not come back
+        raise SystemExit
+
+    # A program that a shell started in the background, these tests perhaps, ignores the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "compute", stopping)
+            assert cli.main(words) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+        left.set()
+    said = capsys.readouterr().err
+    assert f"stopped: 1 of {len(smoke.planned)} groups are kept" in said
+    assert "the same command goes on" in said and "Traceback" not in said
+    assert smoke.run(tmp_path).count("already there") == 1
+    assert numbers(tmp_path / "runs.parquet") == numbers(smoke.out / "runs.parquet")
+
+
+@pytest.mark.exhaustive
 def test_killed_at_twenty_moments_it_keeps_the_store_of_one_left_alone(tmp_path, environment):
     words = ["run", "clipped_gd", "--smoke", "--methods", *clippers.NAMES[:6]]
     script = [sys.executable, str(ROOT / "tests/helpers/killed_runs.py"), str(tmp_path), *words]
@@ -294,10 +383,11 @@ runpy.run_module("experiments", run_name="__main__")
 """
 
 
+@pytest.mark.exhaustive
 def test_interrupted_it_leaves_at_once_with_a_word_on_how_to_go_on(environment, tmp_path):
     pytest.importorskip("music21", reason="needs the package music21")
     process = subprocess.Popen(
-        [sys.executable, "-c", _INTERRUPTIBLE, *_command(tmp_path)[3:]],
+        [sys.executable, "-c", _INTERRUPTIBLE, *SMOKE["chorales/tanh"], "--out", str(tmp_path)],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         text=True, cwd=ROOT,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +21,19 @@ def chances(rows, batch=500, seed=0):
     return np.random.default_rng(seed).random((rows, batch), np.float32)
 
 
-def start(module, net):
-    task = module.build(net)
+@cache
+def start(module):
+    task = module.build(SMALL)
     draw = jax.jit(lambda one, two: (task.init(one, None), task.batch(two, None)))
-    return task, *draw(jax.random.key(0), jax.random.key(1))
+    return draw(jax.random.key(0), jax.random.key(1))
 
 
-def loss_and_gradient(task, params, batch):
-    return jax.jit(jax.value_and_grad(task.loss))(params, batch)
+@cache
+def loss_and_gradient(module, net):
+    return jax.jit(jax.value_and_grad(module.build(net).loss))(*start(module))
 
 
-@pytest.mark.parametrize("width", [8, 32, 50])
+@pytest.mark.parametrize("width", [8, pytest.param(32, marks=pytest.mark.exhaustive), 50])
 def test_recurrent_matrix_has_fifteen_incoming_weights_and_its_spectral_radius(width):
     draw = jax.jit(lambda seed: pascanu.sparse(jax.random.key(seed), (width, width)))
     for seed in range(5):
@@ -78,21 +81,21 @@ def test_omega_asks_that_the_backward_signal_keeps_its_length():
 
 
 def test_omega_of_signals_that_have_all_vanished_is_zero():
-    zeros = jnp.zeros((3, 2, 4))
-    value, gradient = jax.value_and_grad(pascanu.omega)(jnp.eye(4), zeros, zeros)
+    zeros = np.zeros((3, 2, 4), np.float32)
+    value, gradient = jax.jit(jax.value_and_grad(pascanu.omega))(np.eye(4), zeros, zeros)
     assert value == 0 and not gradient.any()
 
 
 @pytest.mark.parametrize("module", TASKS.values(), ids=TASKS)
 def test_omega_changes_the_loss_and_only_the_recurrent_part_of_the_gradient(module):
-    task, params, batch = start(module, SMALL)
+    params, batch = start(module)
     net = dataclasses.replace(SMALL, remedy="omega", omega=0.5)
-    loss, gradient = loss_and_gradient(task, params, batch)
-    more, steeper = loss_and_gradient(module.build(net), params, batch)
+    loss, gradient = loss_and_gradient(module, SMALL)
+    more, steeper = loss_and_gradient(module, net)
     states_and_deltas = _by_hand(module.PROBLEM, params, *batch)
-    omega, slope = jax.value_and_grad(pascanu.omega)(_kernel(params), *states_and_deltas)
+    omega, slope = jax.jit(jax.value_and_grad(pascanu.omega))(_kernel(params), *states_and_deltas)
     np.testing.assert_allclose(more - loss, 0.5 * omega, rtol=1e-4)
-    difference = jax.tree.map(lambda a, b: np.asarray(a - b), steeper, gradient)
+    difference = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), steeper, gradient)
     found = difference["recur"].pop("kernel")[...]
     np.testing.assert_allclose(found, 0.5 * slope, rtol=1e-3, atol=1e-5)
     for leaf in jax.tree.leaves(difference):
@@ -113,8 +116,8 @@ def _by_hand(problem, params, inputs, targets):
     states = [np.zeros((inputs.shape[1], len(kernel)), np.float32)]
     for x in np.asarray(inputs):
         states.append(np.tanh(x @ read + bias + states[-1] @ kernel))
-    answers = jnp.asarray(states[-1] @ weights + constant)
-    slope = jax.grad(lambda answers: problem.losses(answers, targets).mean())(answers)
+    answers = states[-1] @ weights + constant
+    slope = jax.jit(jax.grad(lambda answers: problem.losses(answers, targets).mean()))(answers)
     deltas = [np.asarray(slope) @ weights.T]
     for state in states[:1:-1]:
         deltas.append((deltas[-1] * (1 - state**2)) @ kernel.T)
@@ -122,12 +125,11 @@ def _by_hand(problem, params, inputs, targets):
 
 
 def test_cotangents_are_clipped_above_their_threshold_only():
-    task, params, batch = start(temporal_order, SMALL)
-    plain = loss_and_gradient(task, params, batch)[1]
+    plain = loss_and_gradient(temporal_order, SMALL)[1]
 
     def gradient(threshold):
         net = dataclasses.replace(SMALL, remedy="cotangent", cotangent=threshold)
-        return loss_and_gradient(temporal_order.build(net), params, batch)[1]
+        return loss_and_gradient(temporal_order, net)[1]
 
     jax.tree.map(np.testing.assert_array_equal, gradient(math.inf), plain)
     clipped = gradient(1e-3)
@@ -140,7 +142,7 @@ def test_cotangents_are_clipped_above_their_threshold_only():
     [(10, {1}, {5}), (20, {2, 3}, {10, 11}), (50, set(range(5, 10)), set(range(25, 30)))],
 )
 def test_temporal_order_shows_two_signals_among_distractors(length, first, second):
-    inputs, classes = map(np.asarray, temporal_order.draw(chances(length + 4)))
+    inputs, classes = map(np.asarray, jax.jit(temporal_order.draw)(chances(length + 4)))
     assert inputs.shape == (length, 500, 6) and np.all(inputs.sum(-1) == 1)
     symbols = inputs.argmax(-1).T
     places = np.array([np.flatnonzero(sequence < 2) for sequence in symbols])
@@ -154,7 +156,7 @@ def test_temporal_order_shows_two_signals_among_distractors(length, first, secon
 
 @pytest.mark.parametrize("length", [10, 20, 50])
 def test_adding_marks_two_values_and_asks_for_their_mean(length):
-    inputs, means = map(np.asarray, adding.draw(chances(length + 2)))
+    inputs, means = map(np.asarray, jax.jit(adding.draw)(chances(length + 2)))
     marks, values = inputs.transpose(2, 1, 0)
     assert values.min() >= 0 and values.max() < 1
     places = np.array([np.flatnonzero(sequence) for sequence in marks])
@@ -198,7 +200,7 @@ def test_trivial_scores_are_those_of_always_answering_the_same():
 
 
 def test_knowing_one_of_the_two_values_is_wrong_on_84_percent():
-    inputs, means = map(np.asarray, adding.draw(chances(12, batch=20000)))
+    inputs, means = map(np.asarray, jax.jit(adding.draw)(chances(12, batch=20000)))
     marks, values = inputs[1:].transpose(2, 0, 1)
     answers = ((marks * values).sum(0) + 0.5)[:, None] / 2
     np.testing.assert_allclose(adding.PROBLEM.wrong(answers, means).mean(), 0.84, atol=0.01)

@@ -7,7 +7,9 @@ from functools import cache
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from rows import sampled
 
 from experiments import clippers, config, runner, task, train
 
@@ -16,9 +18,8 @@ every_task = pytest.mark.parametrize("name", task.NAMES)
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
-    return cache(lambda name, model: task.find(name).load(folder, model))
+def load():
+    return cache(lambda name, model: task.find(name).load(None, model))
 
 
 def offered(name):
@@ -135,6 +136,20 @@ def test_parameters_gradients_and_scores_are_float32(name, load):
 
 
 @every_task
+def test_a_batch_depends_on_the_key_alone(name, load):
+    for _, twin in twins(name):
+        built, arrays = task.find(name).build(twin.model), load(name, twin.model).arrays
+        draw = jax.jit(lambda seed, arrays, built=built: built.batch(jax.random.key(seed), arrays))
+        first, again, other = (jax.tree.leaves(draw(seed, arrays)) for seed in (0, 0, 1))
+        assert all(map(np.array_equal, first, again))
+        assert name == "clipped_gd" or not all(map(np.array_equal, first, other))
+
+
+# The nets of the others are run by the tests of sequences and of Pascanu's tasks.
+COMPILED = ("clipped_gd", "regression", "mnist", "weather")
+
+
+@sampled("name", {name: name for name in task.NAMES}, COMPILED)
 def test_a_batch_and_its_loss_are_finite_and_depend_on_the_key_alone(name, load):
     for _, twin in twins(name):
         built, arrays = task.find(name).build(twin.model), load(name, twin.model).arrays

@@ -6,7 +6,7 @@ import runpy
 import peers
 import pytest
 from paths import ROOT
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from rows import sampled
 
 FOLDER = ROOT / "examples"
 SCRIPTS = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
@@ -39,7 +39,11 @@ def logged(output):
     ]
 
 
-@pytest.mark.parametrize("name", PRINTING)
+# One with modules, one with pure functions, one that stops and goes on.
+SHORT = ("flax_linen", "equinox_filtered", "orbax_restart")
+
+
+@sampled("name", {name: name for name in PRINTING}, SHORT)
 def test_trains_and_tells_what_was_clipped(name, run):
     output = run(name)
     rows = logged(output)
@@ -56,6 +60,8 @@ def test_trains_and_tells_what_was_clipped(name, run):
 
 
 def test_tensorboard_has_the_metrics_of_every_step(run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     run("tensorboard_logging")
     events = EventAccumulator(str(tmp_path)).Reload()
     tags = set(events.Tags()["scalars"])

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from catalogue import plain
 from contract import CORE, WRAPPERS
 from pages import LEADERBOARD, assert_prints_what_it_says, blocks, prose, run, standings
 from paths import ROOT
+from trees import plain
 
 import clipax
 from clipax import measures
