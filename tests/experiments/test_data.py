@@ -33,6 +33,7 @@ def test_chorales_have_the_published_split_and_content():
     assert parsed.digest.startswith("744d15c71e13128d")
 
 
+@pytest.mark.exhaustive
 @needs("music21")
 def test_chorales_are_the_same_from_the_package_and_from_the_cache(cache, monkeypatch):
     first = chorales.load(cache)

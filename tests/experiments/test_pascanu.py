@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows import sampled
 
 from experiments import pascanu
 from experiments.pascanu import Net
@@ -33,7 +34,7 @@ def loss_and_gradient(module, net):
     return jax.jit(jax.value_and_grad(module.build(net).loss))(*start(module))
 
 
-@pytest.mark.parametrize("width", [8, pytest.param(32, marks=pytest.mark.exhaustive), 50])
+@sampled("width", {"8": 8, "32": 32, "50": 50}, ["8"])
 def test_recurrent_matrix_has_fifteen_incoming_weights_and_its_spectral_radius(width):
     draw = jax.jit(lambda seed: pascanu.sparse(jax.random.key(seed), (width, width)))
     for seed in range(5):
@@ -86,7 +87,7 @@ def test_omega_of_signals_that_have_all_vanished_is_zero():
     assert value == 0 and not gradient.any()
 
 
-@pytest.mark.parametrize("module", TASKS.values(), ids=TASKS)
+@sampled("module", TASKS, ["adding"])
 def test_omega_changes_the_loss_and_only_the_recurrent_part_of_the_gradient(module):
     params, batch = start(module)
     net = dataclasses.replace(SMALL, remedy="omega", omega=0.5)

@@ -129,9 +129,7 @@ def _tuned():
     return runner.compute(_tuning(), None)
 
 
-@sampled(
-    "method", {name: name for name in ("value", "per_leaf", "clippy", "skip_spikes")}, ["value"]
-)
+@sampled("method", {name: name for name in ("value", "per_leaf", "clippy", "skip_spikes")}, [])
 def test_the_loop_measures_all_leaves_on_the_batch_of_the_step(method):
     table = _tuned() if method == "value" else runner.compute(_group(method, **BATCHES), None)
     np.testing.assert_allclose(_curve(table, "norm")[0, 0], _first_norm(**BATCHES), rtol=1e-4)

@@ -8,7 +8,7 @@ import jax
 import jax.experimental as jax_experimental
 import numpy as np
 import pytest
-from catalogue import double, group_arrays, inexact, norm_of
+from numpy_groups import double, group_arrays, inexact, norm_of
 
 from clipax import measures
 

@@ -122,10 +122,10 @@ def test_factor_has_the_shape_of_the_norm_and_is_elementwise(rule, shapes):
     rng = np.random.default_rng(0)
     norm = rng.lognormal(size=norm_shape).astype(np.float32)
     threshold = rng.lognormal(size=threshold_shape).astype(np.float32)
-    factor = rule(jnp.asarray(norm), jnp.asarray(threshold))
+    factor = jitted[rule](norm, threshold)
     assert factor.shape == norm_shape and factor.dtype == jnp.float32 and not factor.weak_type
     flat = [
-        float(rule(jnp.asarray(n), jnp.asarray(t)))
+        float(jitted[rule](n, t))
         for n, t in zip(norm.ravel(), np.broadcast_to(threshold, norm_shape).ravel(), strict=True)
     ]
     np.testing.assert_allclose(np.ravel(factor), flat, rtol=2 * EPS)
@@ -135,7 +135,7 @@ def test_factor_has_the_shape_of_the_norm_and_is_elementwise(rule, shapes):
 def test_factor_of_float64_norms_is_float64(rule):
     with enable_x64():
         norm, threshold = jnp.asarray([1e-200, 1.0, 1e200]), jnp.asarray(3.0)
-        factor = rule(norm, threshold)
+        factor = jax.jit(rule)(norm, threshold)
         assert factor.dtype == jnp.float64
         expected = {"normalize": [3e200, 3, 3e-200], "smooth": [1, 3 / 4, 3e-200]}
         expected |= {"rescale": [1, 1, 3e-200], "skip": [1, 1, 0]}
@@ -294,7 +294,7 @@ SLOPES = {  # by the norm and by the threshold; of 4 against 2 and of 1 against 
 @every
 def test_derivative_of_the_factor_is_that_of_the_formula(rule):
     norm, threshold = jnp.asarray([4.0, 1.0]), jnp.asarray([2.0, 2.0])
-    slopes = jax.vmap(jax.grad(rule, (0, 1)))(norm, threshold)
+    slopes = jax.jit(jax.vmap(jax.grad(rule, (0, 1))))(norm, threshold)
     np.testing.assert_allclose(np.transpose(slopes), SLOPES[rule.__name__], rtol=8 * EPS)
 
 
@@ -302,5 +302,5 @@ def test_derivative_of_the_factor_is_that_of_the_formula(rule):
 def test_derivative_of_the_factor_is_finite_at_the_edges(rule):
     norm = jnp.asarray([0.0, 0.0, 0.0, 3.0, 3.0, 2.0, 1e30, 1e-15])
     threshold = jnp.asarray([0.0, 2.0, jnp.inf, 0.0, jnp.inf, 2.0, 1.0, 1.0])
-    for slope in jax.vmap(jax.grad(rule, (0, 1)))(norm, threshold):
+    for slope in jax.jit(jax.vmap(jax.grad(rule, (0, 1))))(norm, threshold):
         assert np.isfinite(slope).all(), slope

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 from norms import enable_x64
+from rows import sampled
 
 import clipax
 from clipax import _layout, measures, thresholds
@@ -35,46 +36,71 @@ def tree(seed, last=np.inf):
     rng = np.random.default_rng(seed)
 
     def draw(*shape):
-        return rng.normal(size=shape)
+        return rng.normal(size=shape).astype(np.float32)
 
     return {
-        "matrix": jnp.asarray(draw(3, 4), jnp.float32),
-        "half": jnp.asarray(draw(3, 4), jnp.bfloat16),
-        "complex": jnp.asarray(draw(3, 2) + 1j * draw(3, 2), jnp.complex64),
-        "images": jnp.asarray(draw(2, 3, 2, 5), jnp.float32),
-        "bias": jnp.asarray(draw(7), jnp.float32),
-        "scalar": jnp.asarray(draw(), jnp.float32),
-        "other": jnp.asarray(draw(), jnp.float32),
-        "nothing": jnp.zeros((3, 0)),
-        "counter": jnp.arange(3),
-        "extreme": jnp.array([[0.0, 1e30, 1e-30, 1.0], [0.0, -3e37, 1e-32, last]]),
+        "matrix": draw(3, 4),
+        "half": draw(3, 4).astype(jnp.bfloat16),
+        "complex": draw(3, 2) + 1j * draw(3, 2),
+        "images": draw(2, 3, 2, 5),
+        "bias": draw(7),
+        "scalar": draw(),
+        "other": draw(),
+        "nothing": np.zeros((3, 0), np.float32),
+        "counter": np.arange(3),
+        "extreme": np.float32([[0.0, 1e30, 1e-30, 1.0], [0.0, -3e37, 1e-32, last]]),
     }
 
 
-def steps(clipper):
+FEW = ("complex", "images", "scalar", "extreme")
+
+
+def steps(clipper, names):
     """What is left of each gradient, and the state behind the last."""
-    params = tree(9, 1)
-    state, clipped = clipper.init(params), []
-    update = jax.jit(lambda g, s: clipper.update(g, s, params))
-    for gradient in (tree(seed, last) for seed, last in enumerate([1, np.inf, np.nan, 2, 3])):
-        updates, state = update(gradient, state)
-        clipped.append(updates)
-    return clipped, state
+    params, *gradients = (
+        {name: leaf for name, leaf in tree(seed, last).items() if name in names}
+        for seed, last in [(9, 1), (0, 1), (1, np.inf), (2, np.nan), (3, 2), (4, 3)]
+    )
+
+    @jax.jit
+    def clipped(gradients, params):
+        def step(state, gradient):
+            updates, state = clipper.update(gradient, state, params)
+            return state, updates
+
+        return jax.lax.scan(step, clipper.init(params), gradients)
+
+    return clipped(jax.tree.map(lambda *leaves: np.stack(leaves), *gradients), params)
 
 
-@pytest.mark.parametrize(
-    "measure, policy, nonfinite",
+CASES = (
     [(measure, "number", "propagate") for measure in MEASURES]
     + [("units", policy, "propagate") for policy in POLICIES if policy != "number"]
     + [("units", "z_score", "zero"), ("units", "z_score", "sanitize")]
-    + [("elements", "window", "sanitize")],
+    + [("elements", "window", "sanitize")]
 )
-def test_leaves_together_are_clipped_as_one_by_one(measure, policy, nonfinite, monkeypatch):
+OF_FEW = [
+    ("units_of_stacks", "z_score", "zero"),
+    ("units_rms", "schedule", "propagate"),
+    ("units_l1", "parameters", "propagate"),
+    ("units_largest", "number", "sanitize"),
+    ("units_l3", "restarted", "propagate"),
+    ("elements", "window", "sanitize"),
+]
+
+
+@sampled(
+    ("measure", "policy", "nonfinite", "names"),
+    {"-".join(case): (*case, tuple(tree(0))) for case in CASES}
+    | {"-".join((*case, "few")): (*case, FEW) for case in OF_FEW},
+    ["units-number-propagate", *("-".join((*case, "few")) for case in OF_FEW)],
+)
+def test_leaves_together_are_clipped_as_one_by_one(measure, policy, nonfinite, names, monkeypatch):
     clipper = clipax.clip_by(MEASURES[measure], POLICIES[policy], nonfinite=nonfinite)
-    together = steps(clipper)
+    together = steps(clipper, names)
     monkeypatch.setattr(_layout, "on_one_device", lambda arrays: False)
     jax.clear_caches()
-    chex.assert_trees_all_equal(together, steps(clipper))
+    chex.assert_trees_all_equal(together, steps(clipper, names))
     jax.clear_caches()
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from norms import EPS, NORMS, measure_of
+from rows import sampled
 
 from clipax import measures
 
@@ -102,20 +103,23 @@ def test_compiled_second_look_is_a_conditional(batch):
     assert "[" not in conditionals[0].split(" conditional(")[1].split(")")[0].replace("pred[]", "")
 
 
-def test_batched_norms_are_those_of_each_entry_where_some_look_twice():
+@sampled(
+    ("groups", "norm"),
+    {f"{groups}-{norm}": (groups, norm) for groups in ("tree", "leaf", "unit") for norm in NORMS},
+    [*(f"tree-{norm}" for norm in NORMS), "leaf-l2", "unit-l2", "unit-rms"],
+)
+def test_batched_norms_are_those_of_each_entry_where_some_look_twice(groups, norm):
     rng = np.random.default_rng(0)
     scale = np.array([1, 1e-30, 1e30, 0, 1e-38, 3e37], np.float32).reshape(2, 3, 1, 1)
-    xs = jnp.asarray(rng.uniform(0.5, 1, (2, 3, 4, 5)).astype(np.float32) * scale)
-    for groups in ("tree", "leaf", "unit"):
-        for norm in NORMS:
-            measure = measure_of(groups, norm)
+    xs = rng.uniform(0.5, 1, (2, 3, 4, 5)).astype(np.float32) * scale
+    measure = measure_of(groups, norm)
 
-            def values(x, measure=measure):
-                return jax.tree.leaves(measure.norms([x]).values)[0]
+    def values(x):
+        return jax.tree.leaves(measure.norms([x]).values)[0]
 
-            found = jax.jit(batched(values, 2))(xs)
-            expected = [[values(x) for x in row] for row in xs]
-            np.testing.assert_allclose(found, np.array(expected), rtol=4 * EPS)
+    found, alone = jax.jit(batched(values, 2))(xs), jax.jit(values)
+    expected = [[alone(x) for x in row] for row in xs]
+    np.testing.assert_allclose(found, np.array(expected), rtol=4 * EPS)
 
 
 def test_batch_of_one_leaf_beside_one_that_is_the_same_for_all():

@@ -48,6 +48,7 @@ def test_gradient_is_clipped_where_optax_loses_it(leaf, max_norm, theirs, ours):
     np.testing.assert_allclose(by_clipax([leaf], max_norm)[0], ours, rtol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_norm_of_many_bfloat16_leaves_is_the_norm_where_optax_stops_at_16():
     leaves = [jnp.ones(1, NARROW)] * 1000
     assert float(optax.tree.norm(leaves)) == 16

@@ -34,6 +34,9 @@ sys.exit(cli.main(["list"]) or cli.main(sys.argv[1:]))
 """
 
 
+pytestmark = pytest.mark.exhaustive  # .ci/run has a part for them: it trains
+
+
 @pytest.fixture(scope="module")
 def trained(checkout, tmp_path_factory):
     """What is said, and the folder of the runs."""

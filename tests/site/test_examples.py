@@ -40,7 +40,7 @@ def logged(output):
 
 
 # One with modules, one with pure functions, one that stops and goes on.
-SHORT = ("flax_linen", "equinox_filtered", "orbax_restart")
+SHORT = ("flax_linen",)
 
 
 @sampled("name", {name: name for name in PRINTING}, SHORT)
