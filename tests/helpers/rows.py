@@ -26,13 +26,10 @@ STRUCTURES = (
 )
 CORE = (
     *STRUCTURES,
-    "global_norm_l3",
     "global_norm_max",
     "per_layer",
     "block_rms",
     "skip",
-    "delta_clip",
-    "adagc",
     "spectral_soft",
 )
 

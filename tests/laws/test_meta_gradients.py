@@ -26,7 +26,7 @@ def trained(row, start):
     return sum(jnp.sum(weights * x) for x in jax.tree.leaves(params))
 
 
-@rows(default=["adaptive", "moving_average_per_leaf"])
+@rows(default=["adaptive"])
 def test_derivatives_through_ten_steps_are_those_of_finite_differences(row):
     with enable_x64():
         start = {"dense": {"kernel": jnp.asarray([[1.1, -0.8], [0.6, 1.4]])}}

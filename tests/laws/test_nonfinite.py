@@ -18,8 +18,7 @@ from updates import policy_of, run, series
 MODES = ("propagate", "zero", "sanitize")
 by_mode = rows(
     default=[
-        "global_norm", "adaptive_per_layer", "unit_mean", "value", "clippy", "stable_spam",
-        "spectral",
+        "global_norm", "unit_mean", "value", "stable_spam", "spectral",
     ]
 )  # fmt: skip
 
