@@ -10,15 +10,10 @@ import sys
 
 from paths import EIGHT_DEVICES, TESTS
 
-# What is asked is how programs are partitioned, not how good the machine code of a part is.
-QUICKLY_COMPILED = "--xla_backend_optimization_level=0"
-
 
 def test_laws_hold_on_eight_devices(request, record_property):
     flags = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}"
     exhaustive = ["--exhaustive"] * request.config.getoption("exhaustive")
-    if not exhaustive:
-        flags += f" {QUICKLY_COMPILED}"
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *exhaustive]
     done = subprocess.run(
         [*command, str(TESTS / "devices/eight")],

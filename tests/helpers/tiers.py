@@ -29,13 +29,18 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    """Sets where compiled programs are kept, here and in processes that start from here on."""
     if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     if config.getoption("keep_compiled"):
-        folder = str(config.cache.mkdir("compiled"))
-    else:
+        _keep_compiled(str(config.cache.mkdir("compiled")))
+    elif config.getoption("exhaustive"):  # where many processes compile the same
         folder = tempfile.mkdtemp(prefix="clipax-compiled-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        _keep_compiled(folder)
+
+
+def _keep_compiled(folder):
     settings = {
         "compilation_cache_dir": folder,
         "persistent_cache_min_compile_time_secs": 0,
@@ -43,7 +48,7 @@ def pytest_configure(config):
     }
     for name, value in settings.items():
         jax.config.update(f"jax_{name}", value)
-        os.environ[f"JAX_{name.upper()}"] = str(value)  # read by processes that start from here on
+        os.environ[f"JAX_{name.upper()}"] = str(value)
 
 
 @pytest.hookimpl(tryfirst=True)
