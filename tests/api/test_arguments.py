@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from catalogue import CATALOGUE
+from rows import sampled
 from wrong_arguments import BAD, GRADIENT, PYTHON
 from wrong_arguments_methods import BAD_METHODS
 
@@ -209,7 +210,11 @@ def test_gradient_of_another_shape_than_at_init_is_refused():
     ],
     ids=lambda x: type(x).__name__,
 )
-@pytest.mark.parametrize("clipper", [clipax.global_norm, clipax.value, clipax.per_leaf])
+@sampled(
+    "clipper",
+    {"global_norm": clipax.global_norm, "value": clipax.value, "per_leaf": clipax.per_leaf},
+    ["global_norm"],
+)
 def test_every_kind_of_threshold_is_accepted(clipper, limit):
     clipped, _ = clipax.clip(GRADIENT, clipper(limit))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(clipped))

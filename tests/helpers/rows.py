@@ -26,6 +26,7 @@ STRUCTURES = (
 )
 CORE = (
     *STRUCTURES,
+    "global_norm_l3",
     "global_norm_max",
     "per_layer",
     "block_rms",

@@ -72,7 +72,7 @@ def test_no_wrapper_promotes_implicitly(x64, wrapper):
         laws.nothing_is_promoted_implicitly(wrapper, mixed())
 
 
-@each_wrapper
+@sampled("wrapper", WRAPPED, ["skip_spikes", "error_feedback"])
 def test_no_wrapper_makes_nan_of_finite_gradients(wrapper):
     state = wrapper.init(plain())
     with jax.debug_nans(True):
@@ -90,7 +90,7 @@ def test_disabled_jit_changes_no_result_of_a_wrapper(wrapper):
     laws.disabled_jit_changes_no_result(wrapper, series(2))
 
 
-@every
+@each_structure
 def test_unknown_extra_arguments_are_accepted(row):
     laws.unknown_extra_arguments_are_accepted(row.make(), plain())
 

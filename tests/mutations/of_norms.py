@@ -85,7 +85,7 @@ OF_NORMS_AND_RULES = [
         RULES,
         "    largest = jnp.maximum(n, tau)\n",
         "    largest = jnp.ones_like(n)\n",
-        ("tests/laws/test_norms.py",),
+        ("tests/numerics/test_rules.py",),
     ),
     Mutation(
         "trust-region-bends-at-the-threshold",
@@ -187,7 +187,7 @@ OF_NORMS_AND_RULES = [
         NORMS,
         '"float32": _Range(2.0**-64, 66)',
         '"float32": _Range(0.0, 66)',
-        OF_BATCHES,
+        OF_ROWS,
     ),
     Mutation(
         "squares-of-some-entries-may-underflow",

@@ -142,6 +142,13 @@ def test_factor_of_float64_norms_is_float64(rule):
         np.testing.assert_allclose(factor, expected[rule.__name__], rtol=1e-15)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_factor_of_smooth_root_does_not_depend_on_the_scale(scale):
+    norm = np.float64([0.0, 0.5, 1, 4, 100])
+    factor = jax.jit(rules.smooth_root)(np.float32(norm * scale), np.float32(2 * scale))
+    np.testing.assert_allclose(factor, 2 / np.sqrt(norm**2 + 4), rtol=4 * EPS)
+
+
 # Bounds, for all pairs of normal numbers. Products are taken in float64, which holds them exactly.
 
 

@@ -324,6 +324,7 @@ class Model(nn.Module):
         return nn.Dense(1, name="head")(x)
 
 
+@pytest.mark.exhaustive
 def test_scanned_layers_of_linen_train():
     model, x = Model(), jnp.ones((5, 4))
     params = jax.jit(model.init, compiler_options=QUICK)(jax.random.key(0), x)["params"]
