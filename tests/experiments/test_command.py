@@ -193,11 +193,9 @@ FLOORS = {"clipped_gd/start 4": "is never at most", "chorales/tanh": "independen
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    compiled = str(tmp_path_factory.mktemp("compiled"))
-    chosen = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PLATFORMS": "cpu"}
-    chosen["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    return {**os.environ, **chosen, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+def environment():
+    chosen = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **chosen}
 
 
 def _run(out, environment, *words):

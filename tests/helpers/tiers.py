@@ -33,14 +33,10 @@ def pytest_configure(config):
     if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     if config.getoption("keep_compiled"):
-        _keep_compiled(str(config.cache.mkdir("compiled")))
-    elif config.getoption("exhaustive"):  # where many processes compile the same
+        folder = str(config.cache.mkdir("compiled"))
+    else:
         folder = tempfile.mkdtemp(prefix="clipax-compiled-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        _keep_compiled(folder)
-
-
-def _keep_compiled(folder):
     settings = {
         "compilation_cache_dir": folder,
         "persistent_cache_min_compile_time_secs": 0,
