@@ -29,10 +29,17 @@ NAMES = ("adaptive", "per_layer", "largest")
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """One process that trains on one device, on four and on eight."""
+    """One process that trains on eight devices."""
     out = tmp_path_factory.mktemp("alone")
-    meshes = ["--meshes", "1", "4", "8"]
-    finish(out, 1, 8, "--runs", "whole", "nan", *meshes, "--nan-at", str(NAN_AT))
+    finish(out, 1, 8, "--runs", "whole", "nan", "--nan-at", str(NAN_AT))
+    return out
+
+
+@pytest.fixture(scope="module")
+def fewer(tmp_path_factory):
+    """One process that trains on one device and on four."""
+    out = tmp_path_factory.mktemp("fewer")
+    finish(out, 1, 8, "--runs", "whole", "--meshes", "1", "4")
     return out
 
 
@@ -163,18 +170,24 @@ def shared(result, first=0):
     return {"seen": seen, "nets": result["nets"]}
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_four_processes_train_as_one(killed, alone, devices):
-    found, expected = results(killed, "whole", 8, 4), results(alone, "whole", devices, 1)[0]
+def assert_train_as_one(found, expected):
     assert_alike(found)
     assert_close(shared(found[0]), shared(expected))
 
 
+def test_four_processes_train_as_one(killed, alone):
+    assert_train_as_one(results(killed, "whole", 8, 4), results(alone, "whole", 8, 1)[0])
+
+
+@pytest.mark.exhaustive
+def test_four_processes_train_as_one_device(killed, fewer):
+    assert_train_as_one(results(killed, "whole", 8, 4), results(fewer, "whole", 1, 1)[0])
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("devices", [1, 4])
-def test_two_processes_train_as_one(two, alone, devices):
-    found, expected = results(two, "whole", 4, 2), results(alone, "whole", devices, 1)[0]
-    assert_alike(found)
-    assert_close(shared(found[0]), shared(expected))
+def test_two_processes_train_as_one(two, fewer, devices):
+    assert_train_as_one(results(two, "whole", 4, 2), results(fewer, "whole", devices, 1)[0])
 
 
 def test_training_is_clipped_and_thresholds_move(killed):
@@ -192,6 +205,7 @@ def test_job_goes_on_bit_for_bit_after_a_process_was_killed(killed, four_again):
         assert_same_bits(shared(a), shared(b, SAVED_AT))
 
 
+@pytest.mark.exhaustive
 def test_job_goes_on_with_half_the_processes(killed, two):
     whole, resumed = results(killed, "whole", 8, 4)[0], results(two, "resumed", 4, 2)
     assert_alike(resumed)

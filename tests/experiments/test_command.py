@@ -300,6 +300,7 @@ def test_started_again_it_trains_nothing_and_says_the_same(smoke):
 CHECKED = ["run", "clipped_gd", "--smoke", "--methods", "autoclip", "--values", "50"]
 
 
+@pytest.mark.exhaustive
 def test_values_are_checked_before_jax_counts_its_devices(environment, tmp_path):
     script = (
         "import sys; from experiments import cli; import jax\n"

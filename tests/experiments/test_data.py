@@ -241,6 +241,7 @@ def test_a_package_without_its_data_is_named_with_what_is_missing():
         data.package("numpy", "corpus/x")
 
 
+@pytest.mark.exhaustive
 @needs("music21")
 @needs("mlxtend")
 @needs("vega_datasets")

@@ -125,6 +125,7 @@ def _by_hand(problem, params, inputs, targets):
     return np.stack(states[1:]), np.stack(deltas[::-1])
 
 
+@pytest.mark.exhaustive
 def test_cotangents_are_clipped_above_their_threshold_only():
     plain = loss_and_gradient(temporal_order, SMALL)[1]
 

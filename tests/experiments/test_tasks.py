@@ -146,7 +146,7 @@ def test_a_batch_depends_on_the_key_alone(name, load):
 
 
 # The nets of the others are run by the tests of sequences and of Pascanu's tasks.
-COMPILED = ("clipped_gd", "regression", "mnist", "weather")
+COMPILED = ("clipped_gd", "weather")
 
 
 @sampled("name", {name: name for name in task.NAMES}, COMPILED)

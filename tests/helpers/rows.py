@@ -29,9 +29,7 @@ CORE = (
     "global_norm_l3",
     "global_norm_max",
     "per_layer",
-    "block_rms",
     "skip",
-    "spectral_soft",
 )
 
 

@@ -39,6 +39,16 @@ def plain(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
     )
 
 
+def alike(seed: int = 0, scale: float = 1.0) -> dict[str, Any]:
+    """Two layers of which all leaves have one shape: eager operations are compiled once."""
+    rng = np.random.default_rng(seed)
+
+    def leaf():
+        return jax.device_put(np.float32(rng.normal(size=(4, 3)) * scale))
+
+    return {"dense": {"kernel": leaf(), "gate": leaf()}, "scalar": leaf()}
+
+
 def with_dtype(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda x: jax.device_put(np.asarray(x).astype(dtype)), tree)
 

@@ -211,7 +211,7 @@ SCALES = {"flax-64": ("flax", 2.0**6), "flax-1024": ("flax", 2.0**10), "jmp-1024
 
 
 @names("adaptive")
-@sampled("scaled", SCALES, ["flax-64", "jmp-1024"])
+@sampled("scaled", SCALES, ["jmp-1024"])
 def test_clipping_is_the_same_at_any_loss_scale(name, scaled):
     package, scale = scaled
     optimizer = clipped_adam(name)
@@ -221,7 +221,7 @@ def test_clipping_is_the_same_at_any_loss_scale(name, scaled):
     chex.assert_trees_all_close(state[0], usual[0], rtol=5e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("package", ["flax", "jmp"])
+@sampled("package", {"flax": "flax", "jmp": "jmp"}, ["flax"])
 def test_step_that_overflows_leaves_no_trace(package):
     """At a scale of 2^17 all gradients overflow; the scale falls, and the first step is taken."""
     _, state = trained_in_half(clipped_adam("adaptive"), 2.0**18, package)
@@ -245,10 +245,15 @@ def test_training_in_bfloat16_keeps_its_dtypes_and_learns(name):
     optimizer = optax.chain(BY_NAME[name].make(), optax.adam(0.05))
     params = with_dtype(plain(1), jnp.bfloat16)
     start = jax.tree.map(jnp.float32, params)
-    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(params, state, params)  # of the loss sum(x**2) / 2
+        return optax.apply_updates(params, updates), state
+
     for _ in range(60):
-        updates, state = update(params, state, params)  # of the loss sum(x**2) / 2
-        params = optax.apply_updates(params, updates)
+        params, state = step(params, state)
         assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(params))
     before, after = (float(optax.tree_utils.tree_norm(t)) for t in (start, params))
     assert after < 0.5 * before

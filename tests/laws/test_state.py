@@ -11,7 +11,7 @@ import pytest
 from catalogue import INSIDE_LEAVES, group_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rows import each_structure, every, rows
+from rows import each_structure, every, rows, sampled
 from trees import mixed, plain, with_element
 from updates import policy_of, run, series, stacked
 
@@ -27,11 +27,7 @@ def test_state_keeps_structure_shapes_and_dtypes(tree, row):
 
 
 STEPS, RUNS = 640, 16
-in_a_loop = rows(
-    default=[
-        "global_norm", "adaptive_per_layer", "unit_mean", "value", "stable_spam", "spectral",
-    ]
-)  # fmt: skip
+in_a_loop = rows(default=["adaptive_per_layer", "unit_mean", "value", "stable_spam"])
 
 
 @functools.cache
@@ -143,7 +139,7 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS)
+@sampled("wrapper", WRAPPERS, ["skip_spikes", "momentum_reset"])
 def test_ten_thousand_steps_of_garbage_break_no_wrapper(wrapper):
     state, _ = looped(wrapper)(started(wrapper), garbage(), STEPS)
     calm = steps_of([[plain(i, 0.01) for i in range(300)]] * RUNS)

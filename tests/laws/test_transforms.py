@@ -10,7 +10,7 @@ from compilations import compiled
 from norms import enable_x64
 from numpy_groups import norm_of
 from rows import each_structure, every, rows, sampled
-from trees import filled, mixed, plain
+from trees import alike, filled, mixed, plain
 from updates import series
 
 import clipax
@@ -20,15 +20,14 @@ import clipax
 
 @rows(
     default=[
-        "global_norm", "per_group_dict", "moving_average_per_leaf", "unit_mean", "value", "clippy",
-        "stable_spam", "spectral",
+        "per_group_dict", "unit_mean", "value", "clippy", "stable_spam", "spectral",
     ]
 )  # fmt: skip
 def test_eager_equals_jit_and_makes_no_nan(row):
     laws.eager_equals_jit(row.make(), [*series(3), filled(0)], jax.device_put)
 
 
-@rows(default=["global_norm", "element_mean"])
+@rows(default=["element_mean"])
 def test_eager_update_of_numpy_arrays_equals_jit(row):
     laws.eager_equals_jit(row.make(), [*series(3), filled(0)], jax.device_get)
 
@@ -38,7 +37,7 @@ def test_update_is_traced_once(row):
     laws.update_is_traced_once(row.make(), plain())
 
 
-@rows(default=["global_norm", "unit_mean"])
+@rows(default=["unit_mean"])
 def test_repeated_eager_updates_compile_nothing(row):
     laws.repeated_eager_updates_compile_nothing(row.make(), [mixed(i % 3) for i in range(5)])
 
@@ -62,6 +61,7 @@ WRAPPED = {
     "monitor": clipax.monitor(),
     "momentum_reset": clipax.momentum_reset(optax.identity()),
 }
+ALIKE = [alike(seed, size) for seed, size in enumerate((0.3, 3.0, 1.0))]
 each_wrapper = pytest.mark.parametrize("wrapper", WRAPPED.values(), ids=WRAPPED)
 
 
@@ -74,20 +74,20 @@ def test_no_wrapper_promotes_implicitly(x64, wrapper):
 
 @sampled("wrapper", WRAPPED, ["skip_spikes", "error_feedback"])
 def test_no_wrapper_makes_nan_of_finite_gradients(wrapper):
-    state = wrapper.init(plain())
+    state = wrapper.init(ALIKE[0])
     with jax.debug_nans(True):
-        for gradient in [*series(3), filled(0)]:
+        for gradient in [*ALIKE, jax.tree.map(jnp.zeros_like, ALIKE[0])]:
             _, state = wrapper.update(gradient, state, gradient, value=1.0)
 
 
 @rows(default=["adaptive_per_layer"])
 def test_disabled_jit_changes_no_result(row):
-    laws.disabled_jit_changes_no_result(row.make(), series(2), row.error)
+    laws.disabled_jit_changes_no_result(row.make(), ALIKE[:2], row.error)
 
 
-@sampled("wrapper", WRAPPED, ["skip_spikes"])
+@sampled("wrapper", WRAPPED, [])
 def test_disabled_jit_changes_no_result_of_a_wrapper(wrapper):
-    laws.disabled_jit_changes_no_result(wrapper, series(2))
+    laws.disabled_jit_changes_no_result(wrapper, ALIKE[:2])
 
 
 @each_structure
@@ -117,9 +117,7 @@ def layer(seed, scale=1.0):
     return {"dense": plain(seed, scale)["dense"]}
 
 
-DIFFERENTIATED = (
-    "global_norm", "value", "normalize", "clippy", "stable_spam", "spectral",
-)  # fmt: skip
+DIFFERENTIATED = ("value", "normalize", "clippy", "stable_spam", "spectral")
 
 
 @rows(default=DIFFERENTIATED)

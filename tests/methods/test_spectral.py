@@ -124,7 +124,7 @@ COMPLEX = {
 @sampled(
     ("method", "rule", "shape"),
     COMPLEX,
-    ["svd-soft-8x5", "eigh-hard-5x8", "newton_schulz-hard-8x5"],
+    ["svd-soft-8x5", "newton_schulz-hard-5x8"],
 )
 def test_complex_matrices_are_clipped_by_their_singular_values(method, rule, shape):
     rng = np.random.default_rng(0)
@@ -135,7 +135,7 @@ def test_complex_matrices_are_clipped_by_their_singular_values(method, rule, sha
     np.testing.assert_allclose(result, expected(x, rule=rule), rtol=0, atol=5e-6)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@sampled("dtype", {"bfloat16": jnp.bfloat16, "float16": jnp.float16}, ["float16"])
 def test_sixteen_bits_are_computed_in_float32(dtype):
     x = matrix(np.linspace(9, 0.1, 16), 16).astype(dtype)
     result = np.asarray(quickly(lambda x: clipax.clip(x, clipax.spectral(1.0))[0], x))
@@ -147,7 +147,7 @@ def test_sixteen_bits_are_computed_in_float32(dtype):
 # Matrices, stacks and vectors
 
 
-@pairs("eigh-hard", "newton_schulz-hard")
+@pairs("eigh-hard")
 def test_stack_is_clipped_matrix_by_matrix(method, rule):
     rng = np.random.default_rng(0)
     sizes = np.array([1e-3, 1.0, 30.0, 1e6, 1e20, 1e-30])
@@ -217,7 +217,7 @@ def test_policy_sees_the_largest_singular_value_of_each_matrix():
         for method in METHODS
         for nonfinite in ("propagate", "zero", "sanitize")
     },
-    ["svd-propagate", "svd-zero", "svd-sanitize"],
+    ["svd-zero", "svd-sanitize"],
 )
 def test_nonfinite_entry_is_decided_for_its_matrix_alone(method, nonfinite):
     x = np.random.default_rng(0).normal(size=(3, 4, 3)).astype(np.float32)
@@ -294,7 +294,7 @@ def assert_slope_is_that_of_the_formula(clipper, rule, x, direction):
     np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-5, atol=1e-8)
 
 
-@pairs("svd-hard", "eigh-soft", "newton_schulz-hard")
+@pairs("eigh-soft", "newton_schulz-hard")
 def test_derivative_is_finite_and_right_where_singular_values_coincide(method, rule):
     """At a multiple of the identity, where that of the factors is not."""
     with enable_x64():
@@ -303,7 +303,7 @@ def test_derivative_is_finite_and_right_where_singular_values_coincide(method, r
         assert_slope_is_that_of_the_formula(clipper, rule, 3 * np.eye(4), direction)
 
 
-@pairs("eigh-hard", "newton_schulz-soft")
+@pairs("newton_schulz-soft")
 @pytest.mark.parametrize("columns", [2, pytest.param(3, marks=pytest.mark.exhaustive)])
 def test_derivative_is_finite_for_matrices_with_repeated_and_zero_singular_values(
     method, rule, columns
@@ -323,7 +323,7 @@ def test_derivative_is_finite_for_matrices_with_repeated_and_zero_singular_value
         for dtype in (np.float64, np.complex128)
         for rule in ("hard", "soft")
     },
-    ["5x3-float64-soft", "3x5-complex128-hard"],
+    ["3x5-complex128-hard"],
 )
 def test_derivative_of_rectangular_matrices_is_that_of_the_formula(shape, dtype, rule):
     with enable_x64():

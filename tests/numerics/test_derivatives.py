@@ -20,8 +20,8 @@ SMOOTH = {**NORMS, "l1.5": (measures.lp(1.5), 1.5)}
     ("groups", "norm"),
     {f"{groups}-{norm}": (groups, norm) for groups in MEASURES for norm in SMOOTH},
     [
-        *(f"{groups}-{norm}" for groups in ("tree", "unit") for norm in SMOOTH),
-        *(f"{groups}-l2" for groups in ("layer", "leaf", "label", "element")),
+        *(f"tree-{norm}" for norm in SMOOTH),
+        *(f"{groups}-l2" for groups in ("unit", "layer", "label", "element")),
     ],
 )
 def test_derivative_is_that_of_the_formula_and_finite_at_zero(groups, norm):
@@ -48,7 +48,7 @@ def test_derivative_is_that_of_the_formula_and_finite_at_zero(groups, norm):
 @sampled(
     ("norm", "size"),
     {f"{norm}-{size}": (norm, size) for norm in SMOOTH for size in (3, 100)},
-    [*(f"{norm}-100" for norm in SMOOTH), "l2-3"],
+    [*(f"{norm}-100" for norm in ("l2", "linf", "l3", "rms")), "l2-3"],
 )
 def test_derivative_does_not_depend_on_the_scale(norm, size):
     measure = measures.per_leaf(SMOOTH[norm][0])
@@ -66,7 +66,7 @@ def test_derivative_does_not_depend_on_the_scale(norm, size):
 @sampled(
     ("norm", "shape"),
     {f"{norm}-{n}": (norm, (2, n)) for norm in SMOOTH for n in (1, 300)},
-    [*(f"{norm}-300" for norm in SMOOTH), "l2-1"],
+    [*(f"{norm}-300" for norm in ("l2", "l1.5", "linf")), "l2-1"],
 )
 def test_derivative_near_the_largest_number_is_right(norm, shape):
     """A quotient by a number above 2^126 must not be formed with its reciprocal."""
@@ -84,7 +84,7 @@ def test_derivative_near_the_largest_number_is_right(norm, shape):
     np.testing.assert_allclose(slope, usual_slope, rtol=1e-5)
 
 
-@sampled("norm", dict(zip(SMOOTH, SMOOTH, strict=True)), ["l2", "linf", "l3"])
+@sampled("norm", dict(zip(SMOOTH, SMOOTH, strict=True)), ["l3"])
 def test_derivative_forward_equals_backward(norm):
     measure = measures.per_layer(SMOOTH[norm][0])
     gradient, direction = plain(1), plain(2)

@@ -71,7 +71,7 @@ CLIPPERS = {
 }
 
 
-@sampled("make", CLIPPERS, ["adaptive", "relative", "max_sanitize", "zclip_skip"])
+@sampled("make", CLIPPERS, ["relative", "max_sanitize", "zclip_skip"])
 def test_stack_is_clipped_as_a_list_of_layers(make):
     expected, found = both(make, [layers(i, 3.0**i) for i in range(4)])
     chex.assert_trees_all_close(found, expected, rtol=1e-6)
@@ -90,9 +90,9 @@ SCALES = {"usual": 1.0, "small": 1e-30, "large": 1e30}
         for dtype in (np.float32, jnp.bfloat16, np.float16)
     },
     [
-        *(f"per_layer-{norm}-{scale}-float32" for norm in NORMS for scale in SCALES),
-        *(f"per_leaf-l2-{scale}-bfloat16" for scale in SCALES),
-        *(f"per_layer-l2-{scale}-float16" for scale in SCALES),
+        *(f"per_layer-{norm}-{scale}-float32" for norm in ("l2", "l3") for scale in SCALES),
+        *(f"per_leaf-linf-{scale}-bfloat16" for scale in SCALES),
+        *(f"per_layer-l1-{scale}-float16" for scale in SCALES),
     ],
 )
 def test_norms_are_those_of_the_slices(measure, norm, scale, dtype):
@@ -147,7 +147,7 @@ OF_MATRICES = {
 @sampled(
     "make",
     LEAF_BY_LEAF,
-    ["agc, one axis, but for the head", "clippy", "stable_spam", "units"],
+    ["agc, one axis, but for the head", "stable_spam"],
 )
 def test_leaves_of_a_stack_have_norms_of_their_own(make):
     """The state has them in another order than for a list: slice by slice, not layer by layer."""
@@ -155,7 +155,7 @@ def test_leaves_of_a_stack_have_norms_of_their_own(make):
     chex.assert_trees_all_close(found, expected, rtol=1e-6)
 
 
-@sampled("make", OF_MATRICES, ["spectral, soft adaptive"])
+@sampled("make", OF_MATRICES, ["spectral"])
 def test_matrices_and_vectors_of_a_stack_have_singular_values_of_their_own(make):
     """A small entry of a matrix is rounded as its largest ones are."""
     (expected, _), (found, _) = both(make, [layers(i, 3.0**i) for i in range(4)])
@@ -172,7 +172,7 @@ def test_matrices_and_vectors_of_a_stack_have_singular_values_of_their_own(make)
         ]
         for nonfinite in ("propagate", "zero", "sanitize")
     },
-    ["agc-sanitize", "spectral-propagate"],
+    ["agc-sanitize"],
 )
 def test_nan_in_one_vector_of_a_stack_leaves_the_others_alone(make, error, nonfinite):
     bad = layers()
@@ -185,7 +185,9 @@ def test_nan_in_one_vector_of_a_stack_leaves_the_others_alone(make, error, nonfi
     assert lost == [False, nonfinite == "propagate", False]
 
 
-@pytest.mark.parametrize("nonfinite", ["propagate", "zero"])
+@pytest.mark.parametrize(
+    "nonfinite", [pytest.param("propagate", marks=pytest.mark.exhaustive), "zero"]
+)
 def test_nan_in_one_slice_leaves_the_others_alone(nonfinite):
     bad = layers()
     bad["blocks"][1]["bias"][2] = np.nan

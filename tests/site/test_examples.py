@@ -6,7 +6,6 @@ import runpy
 import peers
 import pytest
 from paths import ROOT
-from rows import sampled
 
 FOLDER = ROOT / "examples"
 SCRIPTS = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
@@ -39,11 +38,8 @@ def logged(output):
     ]
 
 
-# One with modules, one with pure functions, one that stops and goes on.
-SHORT = ("flax_linen",)
-
-
-@sampled("name", {name: name for name in PRINTING}, SHORT)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", PRINTING)
 def test_trains_and_tells_what_was_clipped(name, run):
     output = run(name)
     rows = logged(output)
@@ -59,6 +55,7 @@ def test_trains_and_tells_what_was_clipped(name, run):
         assert float(re.search(r"scale (\d+)", output)[1]) < 2**24  # it did overflow
 
 
+@pytest.mark.exhaustive
 def test_tensorboard_has_the_metrics_of_every_step(run, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -86,6 +86,7 @@ def test_parts_give_the_same_bits(call):
     assert program(named) == program(parts)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("call", ["clipax.zclip()", "clipax.median()", "clipax.spam()"])
 def test_parts_give_the_same_bits_over_many_steps(call):
     clippers = build(call), build(call_of(EXACT[call][2]))

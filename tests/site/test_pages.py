@@ -7,7 +7,6 @@ import pytest
 from pages import anchors, assert_prints_what_it_says, blocks, prose
 from paths import ROOT
 from peers import package
-from rows import sampled
 
 DOCS = ROOT / "docs"
 GUIDES = sorted(path for path in (DOCS / "guides").glob("*.md") if path.stem != "index")
@@ -67,20 +66,15 @@ RECIPES = {
     for path in (*GUIDES, DOCS / "index.md", DOCS / "evidence.md")
     for i, code in enumerate(blocks(path.read_text(), "python"))
 }
-# They take longest to compile; the clippers that they train are those of the other recipes.
-LONG = {
-    *(f"{name}-0" for name in ("float16", "meta-learning", "recurrent", "checkpoints")),
-    *("devices-1", "nan-1", "checkpoints-1", "logging-3"),
-}
 
 
-@sampled("code", RECIPES, RECIPES.keys() - LONG)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("code", RECIPES.values(), ids=RECIPES)
 def test_recipe_prints_what_it_says(code):
     assert_prints_what_it_says(code)
 
 
 def test_every_guide_has_a_recipe_and_a_line_in_the_list():
-    assert RECIPES.keys() >= LONG
     listed = re.findall(r"\((\S+)\.md\) \|$", (DOCS / "guides/index.md").read_text(), re.MULTILINE)
     assert sorted(listed) == [path.stem for path in GUIDES]
     for path in GUIDES:

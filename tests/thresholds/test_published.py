@@ -106,9 +106,9 @@ POLICIES = {
 }
 # The others are the same code with other numbers, or the policy of a clipper below.
 EACH = (
-    "all-smallest", "window-before", "median", "deviation", "mean-OLMo", "score", "score-mean",
-    "score-percentile", "score-factor", "score-skip", "quantile", "quantile-slow", "moment-busy",
-    "warmup", "capped", "scaled", "restarted-mean",
+    "all-smallest", "window-before", "median", "deviation", "mean-OLMo", "score-mean",
+    "score-percentile", "score-factor", "quantile", "moment-busy", "warmup", "capped", "scaled",
+    "restarted-mean",
 )  # fmt: skip
 
 

@@ -24,10 +24,11 @@ import clipax
 
 pytestmark = pytest.mark.devices
 # One for each kind of group, norm and state that has collectives of its own.
-EACH = (
-    "global_norm", "adaptive_per_layer", "unit_mean", "element_mean", "stable_spam", "spectral",
+EACH = ("global_norm", "adaptive_per_layer", "element_mean", "stable_spam", "spectral")
+TRACED = (
+    "global_norm_max", "per_group_dict", "moving_average_per_leaf", "value", "unit_mean", "agc",
+    "clippy",
 )  # fmt: skip
-TRACED = ("global_norm_max", "per_group_dict", "moving_average_per_leaf", "value", "agc", "clippy")
 every = sampled("row", BY_NAME, EACH)
 traced = sampled("row", BY_NAME, (*EACH, *TRACED, "block_rms", "spam"))
 

@@ -36,7 +36,7 @@ MAKE = {
     "block_rms": lambda a: clipax.clip_by(measures.per_leaf(measures.rms, axis_name=a), 0.1),
 }
 SPREAD = {name: functools.cache(make) for name, make in MAKE.items()}
-EACH = ("global_norm", "global_norm_max", "adaptive", "block_rms")
+EACH = ("global_norm_max", "adaptive")
 FLAT = {"dense": {"kernel": P("i", None), "bias": P("i")}, "cell": {"kernel": P(None, "i")}}
 
 

@@ -54,7 +54,6 @@ CASES = {
 @sampled("case", CASES, (
     "per_layer-layers-explicit-set_mesh",
     "per_leaf-layers, not of the bias-auto-mesh of the arrays",
-    "per_layer-features-explicit-mesh of the arrays",
 ))  # fmt: skip
 def test_sharded_jit_equals_one_device(case):
     clipper, layout, kind, told = case
@@ -106,7 +105,7 @@ CHECKED = {True: "checked", False: "unchecked"}
 WAYS = {f"{name}-{CHECKED[v]}": (*what, v) for v in CHECKED for name, what in MAPPED.items()}
 
 
-@sampled("way", WAYS, ("unit-checked", "clippy-checked", "stable_spam-unchecked"))
+@sampled("way", WAYS, ("unit-checked", "stable_spam-unchecked"))
 def test_shard_map_equals_one_device(way):
     make, layout, check_vma = way
     gradients, params = [layout.gradient(i, 3.0**i) for i in range(3)], layout.gradient(7)

@@ -35,7 +35,7 @@ def assert_same(found, expected):
     assert int(clipax.metrics(found[1])["skip_spikes/steps_skipped"]) == 2
 
 
-@sampled("kind", KINDS, ("explicit",))
+@sampled("kind", KINDS, ())
 def test_sharded_skips_are_those_of_one_device(kind):
     expected = run(guarded(), gradients())
     mesh = ROW.mesh(kind)
