@@ -103,6 +103,15 @@ def test_norm_never_exceeds_threshold_by_more_than_a_rounding_of_16_bits(row, dt
     )
 
 
+@sampled("p", {str(p): p for p in (0.5, 1.5, 3, 7)}, ["0.5", "3"])
+def test_norm_of_any_power_never_exceeds_the_threshold(p):
+    gradients = np.float32(3 * np.random.default_rng(0).normal(size=(5000, 7)))
+    clipper = clipax.clip_by(clipax.measures.per_tree(clipax.measures.lp(p)), 0.5)
+    results = jax.jit(jax.vmap(lambda g: clipax.clip(g, clipper)[0]))(gradients)
+    sums = np.sum(np.abs(np.float64(results)) ** p, axis=1)
+    assert (sums ** (1 / p) <= 0.5).all()
+
+
 @rows("rescale", "spectral", fixed=False)
 def test_norm_never_exceeds_a_moving_threshold(row):
     laws.norm_never_exceeds_a_moving_threshold(

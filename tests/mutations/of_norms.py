@@ -13,6 +13,7 @@ OF_DERIVATIVES = ("tests/numerics/test_derivatives.py",)
 OF_BUNDLES = ("tests/numerics/test_together.py",)
 OF_REFERENCES = ("tests/methods/test_against_references.py",)
 OF_PUBLISHED = ("tests/thresholds/test_published.py",)
+OF_PRODUCTS = ("tests/numerics/test_products.py",)
 OF_PEER_CASES = ("tests/methods/test_peer_cases.py",)
 OF_EDGES = ("tests/methods/test_edges.py",)
 OF_FEEDBACK = ("tests/wrappers/test_error_feedback.py",)
@@ -322,7 +323,7 @@ OF_NORMS_AND_RULES = [
         TOGETHER,
         "    return [found[i] for i in range(len(found))]\n",
         "    return list(found.values())\n",
-        OF_BUNDLES,
+        OF_PRODUCTS,
     ),
     # Products.
     Mutation(
@@ -352,7 +353,7 @@ OF_NORMS_AND_RULES = [
         SCALE,
         "    far = lost & (lifted < _SMALL)",
         "    far = lost & (lifted < 0)",
-        ("tests/laws/test_norms.py",),
+        OF_PRODUCTS,
     ),
     Mutation(
         "weak-type-is-lost",
@@ -373,6 +374,6 @@ OF_NORMS_AND_RULES = [
         SCALE,
         "    wide = promoted(x.dtype, factor.dtype)\n    if 0 <",
         "    wide = x.dtype\n    if 0 <",
-        OF_PEER_CASES,
+        OF_PRODUCTS,
     ),
 ]

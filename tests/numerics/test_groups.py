@@ -227,7 +227,14 @@ def test_unit_spans_the_axes_of_the_table(shape, expected):
 
 @pytest.mark.parametrize(
     ("axis", "expected"),
-    [(0, (1, 4, 3)), (-1, (2, 4, 1)), ((0, 2), (1, 4, 1)), ([1, -3], (1, 1, 3)), ((), (2, 4, 3))],
+    [
+        (0, (1, 4, 3)),
+        (-1, (2, 4, 1)),
+        ((0, 2), (1, 4, 1)),
+        ((0, -3), (1, 4, 3)),
+        ([1, -3], (1, 1, 3)),
+        ((), (2, 4, 3)),
+    ],
     ids=str,
 )
 @sampled("name", {name: name for name in NORMS}, ["l2", "rms"])

@@ -50,6 +50,7 @@ DEFAULT = [
     (tree, groups, norm)
     for tree, groups, norm in CASES
     if (tree in ("mixed", "empty") and (norm == "l2" or groups == "tree"))
+    or (tree, groups, norm) == ("mixed", "layer", "linf")
     or (norm == "l2" and (groups == "layer" or (groups == "unit" and tree in NARROW_OR_SHORT)))
 ]
 
@@ -96,7 +97,7 @@ SIZES = {"1": [1], "5": [5], "100": [100], "all": [1, 5, 100]}
         for name, sizes in SIZES.items()
     },
     [
-        *(f"tree-{norm}-5" for norm in NORMS),
+        *(f"tree-{norm}-100" for norm in NORMS),
         *(f"unit-{norm}-all" for norm in NORMS),
         "leaf-l2-all",
         "element-l2-all",

@@ -34,7 +34,7 @@ MEASURES = {
     ),
     "label": functools.partial(measures.per_group, LABELS),
 }
-every_norm = sampled("norm", dict(zip(NORMS, NORMS, strict=True)), ["l2", "linf", "l3"])
+every_norm = sampled("norm", dict(zip(NORMS, NORMS, strict=True)), ["l2", "linf", "rms"])
 
 
 def tree(dtype=np.float32):
@@ -127,7 +127,7 @@ def test_leaves_that_are_compiled_for_several_devices_are_measured_by_themselves
         for norm in NORMS
         for dtype in (np.float32, jnp.bfloat16)
     },
-    ["l2-float32", "linf-float32", "l3-float32", "l1-bfloat16"],
+    ["l2-float32", "linf-float32", "l3-float32", "rms-float32", "l1-bfloat16"],
 )
 def test_norms_are_those_of_each_leaf_by_itself(norm, dtype):
     given = tree(dtype)

@@ -207,6 +207,12 @@ def test_factor_is_within_its_bounds_for_many_pairs(rule):
     check_bounds(rule, *many_pairs())
 
 
+def test_norm_after_smooth_root_is_at_most_the_threshold():
+    norm, threshold = many_pairs()
+    factor = np.asarray(jax.jit(rules.smooth_root)(norm, threshold))
+    assert (factor <= 1).all() and (after(norm, factor) <= threshold).all()
+
+
 @every
 @settings(max_examples=60)
 @pairs

@@ -64,8 +64,8 @@ def policy_of(kind, args, kwargs):
 
 EACH = (
     "adaptive-default", "adaptive-least", "adaptive-one", "adaptive-late",
-    "moving_average-default", "moving_average-free", "decaying-every", "decaying-rate",
-    "decaying-rate_every",
+    "moving_average-default", "moving_average-free", "decaying-steps", "decaying-every",
+    "decaying-rate", "decaying-rate_every",
 )  # fmt: skip
 
 

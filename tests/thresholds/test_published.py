@@ -107,8 +107,8 @@ POLICIES = {
 # The others are the same code with other numbers, or the policy of a clipper below.
 EACH = (
     "all-smallest", "window-before", "median", "deviation", "mean-OLMo", "score-mean",
-    "score-percentile", "score-factor", "quantile", "moment-busy", "warmup", "capped", "scaled",
-    "restarted-mean",
+    "score-percentile", "score-factor", "quantile", "quantile-slow", "moment-busy", "warmup",
+    "capped", "scaled", "restarted-mean",
 )  # fmt: skip
 
 

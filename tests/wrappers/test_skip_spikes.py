@@ -375,7 +375,7 @@ MEASURING = {
 }
 
 
-@sampled("case", MEASURING, ("the gradient",))
+@sampled("case", MEASURING, ("the gradient", "another gradient"))
 def test_clipper_inside_measures_nothing_again(case):
     """One pass for the norm, whoever needs it; another gradient or another norm has its own."""
     before, clipper, passes = case
