@@ -105,7 +105,7 @@ def test_extra_arguments_reach_the_policy():
     policy = clipax.ThresholdPolicy(lambda norm: (), update)
     clipper = clipax.global_norm(policy)
     gradient = [jnp.ones(4)]
-    clipper.update(gradient, clipper.init(gradient), [jnp.full(4, 3.0)], loss=0.25, epoch=2)
+    clipper.update(gradient, clipper.init(gradient), [jnp.full(4, 3.0)], loss=0.25, epoch=2, step=9)
     assert seen["loss"] == 0.25 and int(seen["step"]) == 0
     assert float(seen["params"][0]) == 6.0
 

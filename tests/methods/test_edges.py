@@ -29,6 +29,15 @@ def test_sanitized_gradient_meets_the_threshold_of_what_was_learned(bad):
     np.testing.assert_array_equal(calm, np.float32([2.2, 0, 0]))
 
 
+def test_sanitized_gradient_meets_the_median_of_what_was_learned():
+    """Not that of a window which its own norm, infinite, would fill."""
+    policy = thresholds.periodic_median(2.0, window=3)
+    clipper = clipax.clip_by(measures.per_tree(), policy, nonfinite="sanitize")
+    state = learned(clipper, [1.0, 2.0, 3.0, 5.0, 5.0])
+    (spike,), _ = jax.jit(clipper.update)([np.float32([1e6, 0.0, jnp.inf])], state)
+    np.testing.assert_allclose(spike, [2, 0, 0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("mode", ["adaptive", "mean", "percentile"])
 def test_small_rise_after_equal_norms_is_not_clipped(mode):
     policy = thresholds.z_score(warmup=3, mode=mode)

@@ -83,6 +83,14 @@ def test_rise_by_a_thousandth_after_equal_norms_is_not_clipped():
     assert (after(PUBLISHED_SCORE, norms)[25:] < norms[25:]).all()
 
 
+def test_median_of_two_norms_decides_which_of_them_enter_the_warmup():
+    """It is 10, so that 19 is not too far above it, as it is above 1."""
+    norms = np.float32([1, 19, 10, 30])
+    expected = methods.trace(methods.z_score(warmup=2), norms).threshold
+    found, _ = follow(thresholds.z_score(warmup=2), norms)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_repairs_of_zclip_change_nothing_on_calm_norms():
     norms = calm_series(500)
     np.testing.assert_allclose(after(SCORE, norms), after(PUBLISHED_SCORE, norms), rtol=1e-6)
@@ -129,6 +137,14 @@ def test_zeros_change_nothing_in_adagc(place):
     spoiled = np.insert(norms, place, np.zeros((1000, 3)), axis=0)
     found = np.delete(follow(MEAN, spoiled)[0], np.s_[place : place + 1000], axis=0)
     np.testing.assert_array_equal(found, follow(MEAN, norms)[0])
+
+
+def test_zero_amid_a_run_neither_extends_nor_ends_it():
+    policy = thresholds.restarted(thresholds.exponential_mean(1.1), 3)
+    norms = np.float32([1, 9, 0, 8, 9, 9])
+    found, expected = (follow(policy, n)[0] for n in (norms, np.delete(norms, 2)))
+    np.testing.assert_array_equal(np.delete(found, 2), expected)
+    assert expected[-1] > 8 > expected[-2]
 
 
 def test_adagc_clips_most_calm_norms():
