@@ -60,7 +60,7 @@ def assert_steps_equal(found, reference_of_step, gradients):
 
 
 BY_NORM = {
-    "normalize": (clipax.normalize(2.0), lambda n: clippers.normalize(n, 2.0)),
+    "normalize": (clipax.normalize(50.0), lambda n: clippers.normalize(n, 50.0)),
     "smooth": (clipax.smooth(2.0), lambda n: clippers.smooth(n, 2.0)),
     "delta_clip": (clipax.delta_clip(), lambda n: clippers.delta_clip(n, 0.1)),
     "delta_clip-floor": (
@@ -135,6 +135,15 @@ def test_agc_is_that_of_the_reference(clipping):
     assert_steps_equal(found, lambda g: clippers.agc(g, params, clipping), gradients)
 
 
+def test_agc_leaves_alone_what_is_excluded():
+    gradient = {"body": np.full((3, 4), 10, np.float32), "head": np.full((3, 4), 10, np.float32)}
+    params = {name: np.ones((3, 4), np.float32) for name in gradient}
+    clipper = clipax.agc(0.1, exclude=lambda path: path == "head")
+    result = jax.jit(lambda g, p: clipax.clip(g, clipper, p)[0])(gradient, params)
+    np.testing.assert_allclose(result["body"], np.full((3, 4), 0.1), rtol=TOLERANCE)
+    np.testing.assert_array_equal(result["head"], gradient["head"])
+
+
 @pytest.mark.parametrize(("relative", "absolute"), [(0.1, 1e-7), (0.5, 1e-2), (3.0, 0.1)])
 def test_clippy_is_that_of_the_reference(relative, absolute):
     updates, params = drawn(4, STEPS), drawn(5)
@@ -175,6 +184,12 @@ def test_adagc_is_that_of_the_reference(settings, zeros):
     np.testing.assert_allclose(
         np.concatenate(found, axis=1), expected.factor * norms, rtol=TOLERANCE
     )
+
+
+def test_warm_up_of_adagc_takes_the_sum_of_the_leaves_by_its_own_norm():
+    clipper = clipax.adagc(max_norm=1.0, warmup=5, ord=1)
+    (first,), (second,) = run(clipper, [np.float32([[3.0]]), np.float32([[-4.0]])])
+    np.testing.assert_allclose([*first, *second], [3 / 7, -4 / 7], rtol=TOLERANCE)
 
 
 def entries(*, length: int = 300) -> np.ndarray:

@@ -71,7 +71,7 @@ OF_CLIPPERS = [
         RELATIVE,
         "[not leaf for leaf in out]",
         "[bool(leaf) for leaf in out]",
-        OF_STACKS,
+        OF_REFERENCES,
     ),
     Mutation(
         "block-rms-measures-the-sum",

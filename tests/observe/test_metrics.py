@@ -296,7 +296,7 @@ def test_nonfinite_steps_are_counted(nonfinite, entry):
 
 
 def test_nonfinite_norm_of_one_group_is_told_with_its_threshold():
-    clipper = clipax.per_group({"x": 100.0, "y": 3.0}, {"a": "y", "b": "x"}, nonfinite="zero")
+    clipper = clipax.per_group({"y": 3.0, "x": 100.0}, {"a": "y", "b": "x"}, nonfinite="zero")
     found = after(clipper, {"a": jnp.array([math.nan, 1.0]), "b": GRADIENT["b"]})
     assert_metrics(found, norm=math.nan, threshold=3, factor=0, clipped=1 / 2, nonfinite=1)
 

@@ -92,7 +92,7 @@ def test_threshold_is_that_of_the_definition_at_every_step(setting):
         np.testing.assert_allclose(values[:, i], expected, rtol=TOLERANCE)
 
 
-OF_CLIPPERS = ("adaptive-default", "adaptive-median", "moving_average-default", "decaying-rate")
+OF_CLIPPERS = ("adaptive-default", "adaptive-median", "moving_average-late", "decaying-rate")
 
 
 @sampled(

@@ -138,6 +138,10 @@ CLIPPERS = {
         clipax.zclip(max_norm=None, restart=None),
         lambda: methods.zclip(max_norm=None, restart=None),
     ),
+    "zclip-low": (
+        clipax.zclip(decay=0.5, restart=3, warmup=5),
+        lambda: methods.zclip(decay=0.5, restart=3, warmup=5),
+    ),
     "zclip-eager": (
         clipax.zclip(1.5, mode="percentile", max_norm=20.0, restart=6, warmup=9),
         lambda: methods.zclip(z=1.5, mode="percentile", max_norm=20.0, restart=6, warmup=9),
