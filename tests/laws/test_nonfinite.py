@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from catalogue import INSIDE_LEAVES, group_norms
 from numpy_groups import group_arrays
-from rows import CORE, every, rows
+from rows import every, rows
 from trees import filled, plain, with_element
 from updates import policy_of, run, series
 
@@ -75,7 +75,7 @@ def test_sanitized_gradient_is_that_without_its_nonfinite_entries(row, bad):
         assert np.all(norms <= 1 + 1e-6)
 
 
-@rows(default=(*CORE, "adagc"))
+@every
 def test_only_the_group_that_is_hit_is_frozen(row):
     laws.statistics_of_other_groups_go_on(
         row.make(), series(4), poisoned(np.nan), poisoned(0.0),

@@ -192,6 +192,12 @@ def test_warm_up_of_adagc_takes_the_sum_of_the_leaves_by_its_own_norm():
     np.testing.assert_allclose([*first, *second], [3 / 7, -4 / 7], rtol=TOLERANCE)
 
 
+def test_nan_in_one_leaf_does_not_count_in_the_warm_up_of_adagc():
+    clipper = clipax.adagc(max_norm=1.0, warmup=5)
+    (first,), (second,) = run(clipper, [np.float32([[np.nan]]), np.float32([[-4.0]])])
+    assert np.isnan(first) and second == pytest.approx(-1, rel=TOLERANCE)
+
+
 def entries(*, length: int = 300) -> np.ndarray:
     scales = np.stack([heavy_tailed(seed, length=length) for seed in range(4)], axis=1)
     return (np.random.default_rng(3).normal(size=scales.shape) * scales).astype(np.float32)

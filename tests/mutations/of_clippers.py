@@ -159,7 +159,7 @@ OF_CLIPPERS = [
         RUNNING,
         "        own = (jnp.where(finite, norm, 0),)\n",
         "        own = (norm,)\n",
-        OF_NONFINITE,
+        OF_REFERENCES,
     ),
     Mutation(
         "warm-up-of-adagc-has-its-own-order-of-the-norm",
