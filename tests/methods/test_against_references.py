@@ -128,6 +128,14 @@ def test_block_rms_is_that_of_the_reference():
     assert_steps_equal(found, lambda g: clippers.block_rms(g, 1.2), gradients)
 
 
+def test_value_is_that_of_numpy_between_two_schedules():
+    """Each is what its own side is cut off at."""
+    clipper = clipax.value((lambda step: -1.0 - step, lambda step: 3.0 + step))
+    gradient = np.float32([-9, -1.5, 0, 3.5, 9])
+    for step, (found,) in enumerate(zip(*run(clipper, [np.stack([gradient] * 3)]), strict=True)):
+        np.testing.assert_array_equal(found, np.clip(gradient, -1 - step, 3 + step))
+
+
 @pytest.mark.parametrize("clipping", [0.01, 0.7])
 def test_agc_is_that_of_the_reference(clipping):
     gradients, params = drawn(2, STEPS), drawn(3)

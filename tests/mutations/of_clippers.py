@@ -308,7 +308,7 @@ OF_CLIPPERS = [
         VALUE,
         "jnp.negative(schedule(step))",
         "jnp.asarray(schedule(step))",
-        OF_METRICS,
+        OF_REFERENCES,
     ),
     Mutation(
         "metric-of-a-pair-is-its-lower-side",

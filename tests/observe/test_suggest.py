@@ -49,6 +49,15 @@ def test_change_of_the_level_is_found_where_it_is(factor):
     assert told(found, "level changes at step")
 
 
+def test_threshold_is_of_the_norms_since_the_last_change():
+    norms = calm(600)
+    norms[200:] *= 10
+    norms[400:] *= 10
+    found = clipax.suggest_threshold(norms)
+    assert len(found.changes) == 2
+    assert found.threshold == pytest.approx(np.percentile(norms[400:], 95), rel=0.02)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_heavy_tails_are_no_change_of_the_level(seed):
     norms = np.random.default_rng(seed).standard_t(3, size=500) ** 2 + 0.1

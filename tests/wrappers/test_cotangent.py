@@ -26,6 +26,7 @@ def test_forward_is_the_identity_and_backward_the_clipper(clipper):
         y = clipax.clip_cotangent(x, clipper)
         return jnp.sum(y["a"] * weights["a"]) + y["b"] * weights["b"]
 
+    jax.tree.map(np.testing.assert_array_equal, clipax.clip_cotangent(x, clipper), x)
     for f in (loss, jax.jit(loss)):
         value, slope = jax.value_and_grad(f)(x)
         assert float(value) == 15

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import chex
 import jax
@@ -65,6 +66,13 @@ def test_shard_map_equals_one_device(way, magnitude):
         result, state = update(g, state, g)
     chex.assert_trees_all_close(result, expected, rtol=1e-6)
     chex.assert_trees_all_close(state, expected_state, rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", SPREAD.values(), ids=SPREAD)
+def test_update_has_a_collective_over_the_axis(make):
+    gradient = without_scalar()
+    traced = mapped(make("i"), True).trace(gradient, make("i").init(gradient), gradient)
+    assert re.search(r"p(?:sum|max)\w*\[[^\]]*axes=\('i',\)", str(traced.jaxpr)), traced.jaxpr
 
 
 @sampled("make", SPREAD, EACH)
