@@ -162,7 +162,7 @@ def test_norm_of_hundreds_of_leaves_of_bfloat16_is_right():
 
 
 def test_entries_whose_squares_underflow_count_beside_one_whose_square_does_not():
-    tree = [np.full(1000, 2.0**-64, np.float32)]
+    tree = [np.full(2**20, 2.0**-75, np.float32)]
     tree[0][77] = 2.0**-62.5
     expected = norm_of([double(tree[0])], 2)
     assert float(jitted("leaf")(tree).values[0]) == pytest.approx(expected, rel=4 * EPS)
