@@ -337,6 +337,7 @@ def test_a_damaged_group_is_named_and_trained_again(smoke, tmp_path):
     assert numbers(tmp_path / "runs.parquet") == numbers(smoke.out / "runs.parquet")
 
 
+@pytest.mark.parametrize("smoke", ["here"], indirect=True)  # another process has other devices
 def test_stopped_between_groups_it_says_how_to_go_on_and_does(smoke, tmp_path, monkeypatch, capsys):
     words, compute, left = [*smoke.words, "--out", str(tmp_path)], runner.compute, threading.Event()
 
