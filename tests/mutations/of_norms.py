@@ -195,7 +195,7 @@ OF_NORMS_AND_RULES = [
         NORMS,
         '"float32": _Range(2.0**-64, 66)',
         '"float32": _Range(2.0**-126, 66)',
-        OF_NORMS,
+        OF_ROWS,
     ),
     Mutation(
         "squares-that-overflow-are-not-noticed",

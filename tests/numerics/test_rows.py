@@ -142,6 +142,13 @@ def test_norms_outside_the_range_of_squares_are_right(norm):
         assert_close(jax.tree.map(lambda x, scale=scale: x / scale, found), usual, ulps=8)
 
 
+def test_entries_whose_squares_underflow_count_beside_one_whose_square_does_not():
+    entries = np.full(2**20, 2.0**-75, np.float32)
+    entries[77] = 2.0**-62.5
+    (found,) = jax.jit(lambda x: measures.per_leaf().norms([x]).values)(entries)
+    assert float(found) == pytest.approx(norm_of([double(entries)], 2), rel=4 * EPS, abs=0)
+
+
 @every_norm
 def test_what_is_not_finite_is_lost_in_its_own_group_alone(norm):
     given = tree()
